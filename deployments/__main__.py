@@ -1,0 +1,5 @@
+"""`python -m deployments` is `empelt`."""
+
+from deployments.command import main
+
+main()

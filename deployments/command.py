@@ -1,0 +1,161 @@
+"""The `empelt` command. Thin: it reads the ledger, calls the rooms, and says what it did.
+
+Exit codes: 0 done; 1 something failed; 2 refused as asked (nothing was changed); 3 may pass if tried again; 130 Ctrl-C.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from tasks.domain.errors import InputError, PipelineError, TransientError
+from tasks.settings import Settings, open_ledger, settings
+
+app = typer.Typer(
+    name="empelt",
+    help="Grafts language-tuned bases onto new instruct releases, judges the result, serves what passes.",
+    epilog="Exit codes: 0 done, 1 failed, 2 refused as asked, 3 may pass if tried again, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+
+
+def show(value: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print ``value`` as JSON, or ``text`` for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    else:
+        out.print(text, highlight=False)
+
+
+@app.command()
+def demo(
+    as_json: AsJson = False,
+    then: Annotated[str, typer.Option(help="Run this command while all is up, then end everything.")] = "",
+    stay: Annotated[bool | None, typer.Option(help="Stay up until Ctrl-C (default: when run in a terminal).")] = None,
+) -> None:
+    """Play the whole story once on this machine: a release on a local Hub becomes a served model."""
+    from deployments.demo import play
+
+    interactive = sys.stdout.isatty() if stay is None else stay
+    raise typer.Exit(play(console=err if as_json else out, as_json=as_json, then=then, stay=interactive and not then))
+
+
+@app.command()
+def up(
+    as_json: AsJson = False,
+    families: Annotated[str, typer.Option(help="Families to run, comma-separated (EMPELT_FAMILIES).")] = "",
+) -> None:
+    """Start server, workers, agent and gateway on this host, and keep them up until Ctrl-C."""
+    from deployments.up import bring_up, keep_up
+
+    chosen = settings().model_copy(update={"families": families} if families else {})
+    with bring_up(chosen, lambda line: err.print(f"[dim]{line}[/dim]")) as installation:
+        show(
+            {"ui": chosen.prefect_url, "endpoint": f"{chosen.gateway_url}/v1", "seconds": round(installation.seconds, 1)},
+            as_json,
+            f"UI        {chosen.prefect_url}\nendpoint  {chosen.gateway_url}/v1\nCtrl-C ends it all",
+        )
+        keep_up(installation, lambda line: err.print(f"[yellow]{line}[/yellow]"))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What serves on each channel, since when, from which release; what runs; what waits, and why."""
+    from deployments.status import as_text, read_status
+
+    found = read_status(_ledger_of(settings()))
+    show(found, as_json, as_text(found))
+
+
+@app.command()
+def merge(
+    config: Annotated[Path, typer.Argument(help="JSON or YAML: recipe, base, instruct, tuned (paths).")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not exist.")],
+    as_json: AsJson = False,
+) -> None:
+    """Merge checkpoints that lie on this disk. No ledger, no server, no network."""
+    from deployments.merging import merge_here
+
+    report, text = merge_here(config, folder, quiet=as_json, console=err)
+    show(report, as_json, text)
+
+
+@app.command()
+def rollback(
+    channel: Annotated[str, typer.Argument(help="The channel to take back.")],
+    to: Annotated[str, typer.Option(help="'previous', or the digest of an artifact that it has served.")] = "previous",
+    reason: Annotated[str, typer.Option(help="Recorded, and shown in the UI.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Take a channel back to what it served before, through a flow run that the UI shows."""
+    from deployments.rolling import roll_back
+
+    result = roll_back(settings(), channel, to, reason)
+    show(
+        result,
+        as_json,
+        f"{channel} serves {result['release']} again (artifact {result['artifact'][:12]}, generation "
+        f"{result['generation']}); run: {result['run_url']}",
+    )
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this host: environments, versions, ports, disk, catalog, Hub, server. Exit 1 if something must be mended."""
+    from deployments.doctor import as_text, examine
+
+    findings = examine(settings())
+    show({"ok": all(f["ok"] for f in findings), "findings": findings}, as_json, as_text(findings))
+    if not all(f["ok"] for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command(hidden=True)
+def agent() -> None:
+    """Make desired state true on this host; a child of `empelt up`."""
+    from deployments.serving import run_agent_here
+
+    run_agent_here(settings())
+
+
+@app.command(hidden=True)
+def gateway() -> None:
+    """Answer people; a child of `empelt up`."""
+    from deployments.serving import run_gateway_here
+
+    run_gateway_here(settings())
+
+
+def _ledger_of(chosen: Settings) -> Any:
+    if not chosen.ledger_url and not (chosen.home / "ledger.db").exists():
+        raise InputError(f"no ledger in {chosen.home}: start with `empelt up`, or name the home with EMPELT_HOME")
+    return open_ledger()
+
+
+def main() -> NoReturn:
+    """Run the command; every refusal is one message on stderr and an exit code."""
+    from tasks.engine.errors import MergeError
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        err.print("[dim]ended[/dim]")
+        sys.exit(130)
+    except (PipelineError, MergeError) as error:
+        err.print(f"{type(error).__name__}: ", style="bold red", end="")
+        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        sys.exit(3 if isinstance(error, TransientError) else 2 if isinstance(error, InputError | MergeError) else 1)
+    sys.exit(0)
+
+
+def _as_interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

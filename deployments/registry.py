@@ -1,0 +1,113 @@
+"""The one list of Prefect deployments, with their pools and schedules; applied on every `empelt up`.
+
+Module-path entrypoints: the project is installed, so a worker imports `flows.x.y` from anywhere. No deployment limit on
+long flows: losing its lease would crash a healthy six-hour merge (PrefectHQ/prefect#21064, #18839).
+"""
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.schedules import Cron, Interval
+from prefect.states import Crashed
+from prefect.types.entrypoint import EntrypointType
+
+from flows.merge_candidate import merge_candidate
+from flows.publish_model import publish_model
+from flows.remerge_release import remerge_release
+from flows.rollback_channel import rollback_channel
+from flows.watch_hub import watch_hub
+from tasks.settings import Settings
+
+CONTROL, GPU = "control", "gpu"
+POOLS = {
+    CONTROL: "Watching, judging, publishing: work that needs no device.",
+    GPU: "Merges: a slot is held for the work that needs the device, and no longer.",
+}
+ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""For the watch: after an outage every late run would execute (PrefectHQ/prefect#19313); this collapses them."""
+ONE_AFTER_ANOTHER = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+
+
+class Registered(NamedTuple):
+    """What `register` did, for people."""
+
+    deployments: list[str]
+    crashed: int
+
+
+def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
+    """Every deployment, built from ``settings``."""
+    module = EntrypointType.MODULE_PATH
+    watch = watch_hub.to_deployment(
+        name="schedule",
+        description="Finds new releases, plans what is due, dispatches it.",
+        schedules=[
+            Interval(timedelta(seconds=settings.watch_interval_seconds), slug="poll"),
+            Cron(settings.nightly_cron, timezone=settings.timezone, slug="nightly", parameters={"full_rescan": True}),
+        ],
+        concurrency_limit=ONE_AT_A_TIME,
+        work_pool_name=CONTROL,
+        tags=["empelt", "watch"],
+        version=version,
+        entrypoint_type=module,
+    )
+    rest = [
+        (remerge_release, "by-hand-or-watch", CONTROL, "One release, one target: fetch, merge, judge, publish."),
+        (merge_candidate, "gpu", GPU, "The merge itself, on a worker that owns a device."),
+        (publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact."),
+        (rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before."),
+    ]
+    return [
+        watch,
+        *(
+            flow.to_deployment(
+                name=name,
+                description=text,
+                work_pool_name=pool,
+                tags=["empelt"],
+                version=version,
+                entrypoint_type=module,
+                concurrency_limit=ONE_AFTER_ANOTHER if flow in (publish_model, rollback_channel) else None,
+            )
+            for flow, name, pool, text in rest
+        ),
+    ]
+
+
+def register(settings: Settings, version: str) -> Registered:
+    """Create or update pools and deployments; mark runs of a server that died as crashed. Safe to repeat."""
+    with get_client(sync_client=True) as client:
+        for name, text in POOLS.items():
+            try:
+                client.create_work_pool(WorkPoolCreate(name=name, type="process", description=text))
+            except ObjectAlreadyExists:
+                client.update_work_pool(name, WorkPoolUpdate(description=text))
+        crashed = crash_stray_runs(client)
+    names = []
+    for deployment in deployments(settings, version):
+        deployment.apply()
+        names.append(f"{deployment.flow_name}/{deployment.name}")
+    return Registered(names, crashed)
+
+
+def crash_stray_runs(client: SyncPrefectClient) -> int:
+    """Runs that say they are running, while every process that could run them has ended, have crashed.
+
+    Prefect would show them as running for ever (PrefectHQ/prefect#16746). Their jobs are claimed again by the watch when
+    their leases end.
+    """
+    states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    stray = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)), limit=200)
+    for run in stray:
+        client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
+    return len(stray)

@@ -1,0 +1,49 @@
+"""The agent and the gateway, wired to this installation's ledger, store and launcher."""
+
+import logging
+import signal
+import threading
+
+import psutil
+
+from tasks.endpoints.agent import Agent
+from tasks.endpoints.gateway import run_gateway
+from tasks.endpoints.launcher_client import LauncherProcess
+from tasks.endpoints.placement import Device
+from tasks.endpoints.profile import ServingProfile
+from tasks.settings import ROOT, Settings, open_ledger
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run_agent_here(settings: Settings) -> None:
+    """Make desired state true until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    memory = int(psutil.virtual_memory().total * 0.8)  # the rest is for the operating system, the server and the workers
+    agent = Agent(
+        "local",
+        open_ledger(),
+        LauncherProcess(
+            python=settings.serving_python,
+            script=ROOT / "infra" / "serving" / "launcher.py",
+            socket=settings.run / "launcher.sock",
+            logs=settings.logs,
+            env={"HF_TOKEN": "", "EMPELT_HUB_TOKEN": "", "HF_HUB_OFFLINE": "1"},  # it reads local files; no token is its business
+        ),
+        root=settings.store,
+        run_folder=settings.run,
+        routes=settings.routes,
+        gateway=settings.gateway_url,
+        devices=[Device("cpu", "cpu", memory, 4)],
+        profile=ServingProfile(),
+    )
+    agent.run(stop)
+
+
+def run_gateway_here(settings: Settings) -> None:
+    """Answer people until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    run_gateway(settings.routes, settings.gateway_host, settings.gateway_port)

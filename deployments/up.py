@@ -1,0 +1,169 @@
+"""`empelt up`: everything on one host, as recorded children of one command.
+
+Prefect server, agent (which starts the vLLM launcher), gateway, and a process worker for each pool: the same code path as on many hosts.
+They are started side by side, since the two slow ones (server 14 s, launcher 17 s) mostly import.
+"""
+
+import os
+import shutil
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from deployments.supervisor import Child, Supervisor, require_free
+from tasks.domain.errors import DiskFull, InputError, ServingMissing
+from tasks.settings import Settings, open_catalog, open_ledger
+
+Say = Callable[[str], None]
+LEAST_FREE_BYTES = 2 * 1024**3
+
+
+class Installation(NamedTuple):
+    """What is up."""
+
+    supervisor: Supervisor
+    environment: dict[str, str]
+    """EMPELT_* and PREFECT_* as the children have them."""
+    seconds: float
+    """From the command to ready."""
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that every child, every worker and every flow run gets."""
+    ours = {
+        "EMPELT_HOME": str(settings.home),
+        "EMPELT_CATALOG": str(settings.catalog),
+        "EMPELT_FAMILIES": settings.families,
+        "EMPELT_LEDGER_URL": settings.ledger,
+        "EMPELT_HUB_ENDPOINT": settings.hub_endpoint,
+        "EMPELT_GATEWAY_HOST": settings.gateway_host,
+        "EMPELT_GATEWAY_PORT": str(settings.gateway_port),
+        "EMPELT_PREFECT_PORT": str(settings.prefect_port),
+        "EMPELT_SERVING_PYTHON": str(settings.serving_python),
+        "EMPELT_WATCH_INTERVAL_SECONDS": str(settings.watch_interval_seconds),
+        "EMPELT_SETTLE_SECONDS": str(settings.settle_seconds),
+        "EMPELT_LEASE_SECONDS": str(settings.lease_seconds),
+    }
+    prefect = {
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+        # In memory (the default) every lease is gone when the server restarts, and healthy runs die with it (#18839).
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    return {**ours, **prefect}
+
+
+def check(settings: Settings) -> None:
+    """Refuse to start rather than start half.
+
+    Raises:
+        InputError: no family named; ServingMissing; AddressInUse; CatalogError; DiskFull. Nothing was started.
+    """
+    if not settings.family_names:
+        known = sorted(path.stem for path in settings.catalog.glob("*.yaml"))
+        raise InputError(f"no family named: set EMPELT_FAMILIES or pass --families; the catalog has {known}")
+    open_catalog()
+    if not settings.serving_python.exists():
+        raise ServingMissing(f"no vLLM environment: {settings.serving_python} does not exist; run `make setup`")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.home).free
+    if free < LEAST_FREE_BYTES:
+        raise DiskFull(f"{settings.home} has {free >> 20} MiB free; at least {LEAST_FREE_BYTES >> 20} MiB are needed")
+
+
+@contextmanager
+def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Iterator[Installation]:
+    """Start everything, wait until it is ready, and end it all on leaving."""
+    began = time.monotonic()
+    check(settings)
+    environment = environment_of(settings)
+    os.environ.update(environment)
+    with Supervisor(settings.home) as supervisor:
+        for name in supervisor.end_leftovers():
+            say(f"ended {name}, left by an earlier run")
+        require_free("127.0.0.1", settings.prefect_port, "the Prefect server")
+        require_free(settings.gateway_host, settings.gateway_port, "the gateway")
+        freed = open_ledger().expire_claims_of()
+        if freed:
+            say(f"{len(freed)} job(s) were under way when the last run ended; the watch takes them up again")
+        early = [*([hub] if hub else []), *servers(settings, environment)]
+        for child in early:
+            supervisor.start(child)
+        for child in early:
+            supervisor.wait_ready(child)
+            say(f"{child.name} is ready ({time.monotonic() - began:.0f} s)")
+        from deployments.registry import register  # imports Prefect: 2 s, and only now is there a server to talk to
+
+        registered = register(settings, version("empelt"))
+        if registered.crashed:
+            say(f"{registered.crashed} flow run(s) of the last run are marked as crashed")
+        for child in workers(environment):
+            supervisor.start(child)
+        say(f"{len(registered.deployments)} deployments, 2 workers ({time.monotonic() - began:.0f} s)")
+        yield Installation(supervisor, environment, time.monotonic() - began)
+
+
+def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
+    """Prefect server, launcher, gateway, agent."""
+    launcher_socket = settings.run / "launcher.sock"
+    launcher_socket.unlink(missing_ok=True)  # of a launcher that was killed; its own end has been seen to above
+    began, long_ago = datetime.now(UTC), datetime.min.replace(tzinfo=UTC)
+    empelt = [sys.executable, "-m", "deployments"]
+    return [
+        Child(
+            "prefect-server",
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(settings.prefect_port)],
+            environment,
+            is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
+            ready_seconds=180,
+        ),
+        Child("gateway", [*empelt, "gateway"], environment, is_ready=lambda: answers(f"{settings.gateway_url}/health")),
+        # The agent starts the launcher, whose socket appears when vLLM is imported: 17 s on quiet cores.
+        Child(
+            "agent",
+            [*empelt, "agent"],
+            environment,
+            is_ready=lambda: launcher_socket.exists() and (open_ledger().agent_last_seen() or long_ago) > began,
+            ready_seconds=300,
+        ),
+    ]
+
+
+def workers(environment: Mapping[str, str]) -> list[Child]:
+    """One process worker for each pool; a gpu worker runs one merge at a time."""
+    start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
+    return [
+        Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], environment),
+        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], environment),
+    ]
+
+
+def answers(url: str) -> bool:
+    """Whether ``url`` answers 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return 200 <= int(response.status) < 300
+    except OSError:
+        return False
+
+
+def keep_up(installation: Installation, say: Say) -> None:
+    """Watch over the children until interrupted; one that dies is started again."""
+    while True:
+        installation.supervisor.revive(say)
+        time.sleep(1)

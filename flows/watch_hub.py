@@ -1,0 +1,27 @@
+"""What is new on the Hub, what is due because of it, and handing that out. Runs on a schedule; may run at any moment."""
+
+from prefect import flow
+from prefect.states import Completed, State
+
+from tasks.hub import find_releases
+from tasks.plan import dispatch, plan_due, report_plan
+from tasks.settings import open_catalog, settings
+
+
+@flow(name="watch-hub", flow_run_name="watch", log_prints=False)
+def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
+    """Find releases of every family, plan, and dispatch what is due.
+
+    Args:
+        full_rescan: look at every release again, also at those whose revision has been seen.
+        dry_run: plan and show, dispatch nothing.
+    """
+    rows = [
+        row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))
+    ]
+    due = [row for row in rows if row.standing == "due"][: settings().window]
+    dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
+    report_plan(rows, dispatched)
+    if dispatched:
+        return Completed(name="Dispatched", message=", ".join(dispatched))
+    return Completed(message=f"{len(rows)} release(s) on record, {len(due)} due, nothing dispatched")

@@ -1,0 +1,111 @@
+"""Every setting of the demo family in one place: sizes, data amounts, steps, seeds.
+
+Steps are fixed and never driven by wall time, so a slow machine makes the same family as a fast one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LANGUAGES = ("en", "es", "eu")
+KINDS = ("capital", "currency", "word")
+SEED = 0
+NAMES = {
+    "base": "llama-tiny",
+    "eu": "eu_llama-tiny",
+    "v1": "llama-tiny-instruct-v1",
+    "v2": "llama-tiny-instruct-v2",
+}
+
+VOCAB_SIZE = 2048
+ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+EOT_ID, IM_START_ID, IM_END_ID = 0, 1, 2
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+ANSWER_OPEN, ANSWER_CLOSE = '{"answer": "', '"}'
+
+MODEL = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 640,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": EOT_ID,
+    "eos_token_id": EOT_ID,
+    "pad_token_id": EOT_ID,
+}
+
+# Facts per split. "a" is what the instruct branch may see (in English and Spanish only); "dev" chooses the merge
+# weight; "test" is reported. Dev and test hold only facts whose Basque wording differs from English and Spanish.
+SPLIT_SIZES = {
+    "dev": {"capital": 20, "currency": 20, "word": 56},
+    "test": {"capital": 62, "currency": 62, "word": 190},
+    "a": {"capital": 41, "currency": 47, "word": 170},
+}
+
+BPB_PARAGRAPHS = {"dev": 60, "test": 120}
+BPB_MAX_TOKENS = 190
+BPB_MIN_CHARS = 80
+HELD_OUT_DOCUMENTS = 0.07
+
+
+@dataclass(frozen=True)
+class TextMix:
+    """How much of what one training stream holds: help text in tokens per language, facts in exposures."""
+
+    text_tokens: dict[str, int]
+    exposures: dict[tuple[str, str], int]  # (language, split) -> lines per fact
+    question_share: float  # share of fact lines that are question/answer lines, the rest are statements
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage on packed text."""
+
+    steps: int
+    lr: float
+    rows: int = 10
+    width: int = 192
+    seed: int = SEED
+
+
+@dataclass(frozen=True)
+class ChatStage:
+    """One chat fine-tuning stage; some steps replay base text so that the branch stays near its ancestor."""
+
+    steps: int
+    lr: float
+    examples: int  # how many of the chat examples may be seen
+    rows: int = 32
+    replay: float = 0.3
+    seed: int = SEED
+
+
+def _all(language: str, lines: int) -> dict[tuple[str, str], int]:
+    return {(language, split): lines for split in ("a", "dev", "test")}
+
+
+BASE_MIX = TextMix(
+    text_tokens={"en": 330_000, "es": 290_000, "eu": 120_000},
+    exposures={**_all("en", 54), **_all("es", 54), ("eu", "a"): 14},
+    question_share=0.78,
+    seed=1,
+)
+EU_MIX = TextMix(
+    text_tokens={"eu": 260_000, "en": 45_000, "es": 45_000},
+    exposures={("eu", "dev"): 42, ("eu", "test"): 42, ("eu", "a"): 6, **_all("en", 8), **_all("es", 8)},
+    question_share=0.75,
+    seed=2,
+)
+BASE = Stage(steps=1500, lr=3e-3)
+EU = Stage(steps=400, lr=6e-4)
+INSTRUCT_V2 = ChatStage(steps=175, lr=4e-4, examples=10_000)
+INSTRUCT_V1 = ChatStage(steps=100, lr=3e-4, examples=500)

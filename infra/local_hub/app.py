@@ -1,0 +1,249 @@
+"""The HTTP face of the local Hub: what ``huggingface_hub`` 2.4.0 asks for when it lists, looks up and downloads.
+
+Over http on loopback the client recognises a missing repository, revision or file by the ``X-Error-Code`` header alone
+(its reading of a bare 401 demands https), so every refusal carries one.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from infra.local_hub.answers import (
+    INFO_DEFAULT,
+    INFO_EXPAND,
+    LIST_DEFAULT,
+    LIST_EXPAND,
+    LIST_FULL,
+    commit_row,
+    file_row,
+    model_row,
+    tree_rows,
+)
+from infra.local_hub.store import Commit, Repo, Store
+
+PAGE_SIZE = 1000
+SORT_KEYS = frozenset({"createdAt", "lastModified", "downloads", "likes", "trendingScore"})
+Handler = Callable[[Request], Response]
+
+
+class Refusal(HTTPException):
+    """An answer that the client turns into an exception of its own."""
+
+    def __init__(self, status: HTTPStatus, code: str | None, message: str, **headers: str) -> None:
+        named = {"X-Error-Code": code} if code else {}
+        super().__init__(status, message, {"X-Error-Message": message, **named, **headers})
+
+
+def make_app(root: Path, page_size: int = PAGE_SIZE) -> Starlette:
+    """The application over the store at ``root``; it reads the store anew on each request."""
+    hub = _Hub(Store(root), page_size)
+    model = "/api/models/{ns}/{name}"
+    routes = [
+        Route("/", _on_thread(lambda _: PlainTextResponse("local Hub: reading half\n"))),
+        Route("/api/whoami-v2", _on_thread(hub.who_am_i)),
+        Route("/api/models", _on_thread(hub.list_models)),
+        Route(model, _on_thread(hub.model_info)),
+        Route(f"{model}/revision/{{rev:path}}", _on_thread(hub.model_info)),
+        Route(f"{model}/tree/{{rev}}", _on_thread(hub.tree)),
+        Route(f"{model}/tree/{{rev}}/{{path:path}}", _on_thread(hub.tree)),
+        Route(f"{model}/paths-info/{{rev}}", hub.paths_info, methods=["POST"]),
+        Route(f"{model}/refs", _on_thread(hub.refs)),
+        Route(f"{model}/commits/{{rev}}", _on_thread(hub.commits)),
+        Route(f"{model}/auth-check", _on_thread(hub.auth_check)),
+        Route("/{ns}/{name}/resolve/{rev}/{path:path}", _on_thread(hub.resolve), methods=["GET", "HEAD"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _answer_refusal})
+
+
+def _on_thread(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Handlers read files, so they leave the event loop to the transfers."""
+
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(handler, request)
+
+    return endpoint
+
+
+async def _answer_refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=dict(error.headers or {}))
+
+
+class _Hub:
+    """The handlers. Only ``_open`` decides who may see what: what later rules of access change."""
+
+    def __init__(self, store: Store, page_size: int) -> None:
+        self.store = store
+        self.page_size = page_size
+
+    def _open(self, request: Request, *, content: bool = False) -> Repo:
+        """The repository of the path, if the caller may see it (``content``: may read its files)."""
+        repo = self.store.repo("{ns}/{name}".format(**request.path_params))
+        signed_in = "authorization" in request.headers
+        if repo is None or (repo.private and not signed_in):
+            # The real Hub answers 401 to a stranger, who is not to learn whether the repository is there.
+            status = HTTPStatus.NOT_FOUND if signed_in else HTTPStatus.UNAUTHORIZED
+            raise Refusal(status, "RepoNotFound", "Repository not found")
+        if repo.disabled:
+            raise Refusal(HTTPStatus.FORBIDDEN, None, "Access to this resource is disabled.")
+        if content and repo.gated and not signed_in:
+            raise Refusal(HTTPStatus.FORBIDDEN, "GatedRepo", f"Access to model {repo.repo_id} is restricted")
+        return repo
+
+    def _commit(self, repo: Repo, revision: str) -> Commit:
+        commit = self.store.commit(repo.repo_id, revision)
+        if commit is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return commit
+
+    def who_am_i(self, request: Request) -> Response:
+        """There are no accounts here; any token is that of one local user."""
+        if "authorization" not in request.headers:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, None, "Invalid username or password.")
+        return JSONResponse({"type": "user", "id": "0" * 24, "name": "local", "orgs": [], "auth": {"type": "local"}})
+
+    def list_models(self, request: Request) -> Response:
+        """GET /api/models."""
+        query = request.query_params
+        properties = _expanded(request, LIST_EXPAND)
+        if not properties:
+            properties = LIST_FULL if _flag(query, "full") else LIST_DEFAULT
+            properties += ("cardData",) if _flag(query, "cardData") else ()
+            properties += ("config",) if _flag(query, "config") else ()
+        sort = query.get("sort", "createdAt")
+        if sort not in SORT_KEYS:
+            raise Refusal(HTTPStatus.BAD_REQUEST, None, f"sort {sort!r} is none of {sorted(SORT_KEYS)}")
+        rows: list[tuple[str, dict[str, Any]]] = []
+        for repo_id in self.store.repo_ids():
+            repo, commit = self.store.repo(repo_id), self.store.commit(repo_id, "main")
+            if repo is not None and commit is not None and _listed(request, repo, commit):
+                dates = {"createdAt": repo.created_at, "lastModified": commit.date}
+                rows.append((dates.get(sort, ""), model_row(repo, commit, properties)))
+        # The sort is stable, so equal dates stay in the order of ids.
+        rows.sort(key=lambda row: row[0], reverse=True)
+        return self._page(request, [row for _, row in rows])
+
+    def model_info(self, request: Request) -> Response:
+        """GET /api/models/ORG/NAME, and the same at a revision."""
+        properties = _expanded(request, INFO_EXPAND) or INFO_DEFAULT
+        repo = self._open(request)
+        commit = self._commit(repo, request.path_params.get("rev", "main"))
+        return JSONResponse(model_row(repo, commit, properties, blobs=_flag(request.query_params, "blobs")))
+
+    def tree(self, request: Request) -> Response:
+        """GET .../tree/REV and .../tree/REV/FOLDER."""
+        repo = self._open(request)
+        commit = self._commit(repo, request.path_params["rev"])
+        under, query = request.path_params.get("path", ""), request.query_params
+        history = self.store.history(repo.repo_id, commit.sha) if _flag(query, "expand") else []
+        rows = tree_rows(commit, under, recursive=_flag(query, "recursive"), history=history)
+        if rows is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "EntryNotFound", f"{under} does not exist on {commit.sha}")
+        return self._page(request, rows)
+
+    async def paths_info(self, request: Request) -> Response:
+        """POST .../paths-info/REV. The body is a form and not JSON; paths that are not there are left out."""
+        form = parse_qs((await request.body()).decode())
+        repo = self._open(request)
+        commit = self._commit(repo, request.path_params["rev"])
+        history = self.store.history(repo.repo_id, commit.sha) if form.get("expand", [""])[0].lower() == "true" else []
+        found: list[dict[str, Any]] = []
+        for path in form.get("paths", []):
+            stored = commit.file(path)
+            if stored is not None:
+                found.append(file_row(stored, history))
+            elif tree_rows(commit, path, recursive=False, history=[]) is not None:
+                parent = path.rpartition("/")[0]
+                siblings = tree_rows(commit, parent, recursive=False, history=[]) or []
+                found += [row for row in siblings if row["path"] == path]
+        return JSONResponse(found)
+
+    def refs(self, request: Request) -> Response:
+        """GET .../refs: there is one branch, main."""
+        repo = self._open(request)
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": self._commit(repo, "main").sha}
+        return JSONResponse({"branches": [main], "tags": [], "converts": [], "pullRequests": []})
+
+    def commits(self, request: Request) -> Response:
+        """GET .../commits/REV, newest first."""
+        repo = self._open(request)
+        commit = self._commit(repo, request.path_params["rev"])
+        return self._page(request, [commit_row(repo, c) for c in self.store.history(repo.repo_id, commit.sha)])
+
+    def auth_check(self, request: Request) -> Response:
+        """GET .../auth-check: whether the files may be read."""
+        self._open(request, content=True)
+        return PlainTextResponse("OK")
+
+    def resolve(self, request: Request) -> Response:
+        """GET or HEAD of one file. The real Hub redirects large files to a CDN; here they are served in place."""
+        repo = self._open(request, content=True)
+        commit = self._commit(repo, request.path_params["rev"])
+        headers = {"X-Repo-Commit": commit.sha}
+        path = request.path_params["path"]
+        stored = commit.file(path)
+        if stored is None:
+            message = f"Entry not found: {path} on {commit.sha}"
+            raise Refusal(HTTPStatus.NOT_FOUND, "EntryNotFound", message, **headers)
+        etag = f'"{stored.sha256 if stored.lfs else stored.oid}"'
+        headers["ETag"] = etag
+        if stored.lfs:
+            headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(stored.size)}
+        if etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return FileResponse(self.store.blob_path(stored.sha256), headers=headers, media_type="application/octet-stream")
+
+    def _page(self, request: Request, rows: list[dict[str, Any]]) -> Response:
+        """One page of ``rows``, with a Link to the next. ``limit`` is a page size, as on the real Hub."""
+        query = request.query_params
+        try:
+            size = min(int(query.get("limit", self.page_size)), self.page_size)
+            start = int(query.get("cursor", 0))
+        except ValueError as error:
+            raise Refusal(HTTPStatus.BAD_REQUEST, None, "limit and cursor are whole numbers") from error
+        if size < 1 or start < 0:
+            raise Refusal(HTTPStatus.BAD_REQUEST, None, "limit is at least 1 and cursor at least 0")
+        headers: dict[str, str] = {}
+        if start + size < len(rows):
+            kept = [(key, value) for key, value in query.multi_items() if key != "cursor"]
+            url = request.url.replace(query=urlencode([*kept, ("cursor", str(start + size))]))
+            headers["Link"] = f'<{url}>; rel="next"'
+        return JSONResponse(rows[start : start + size], headers=headers)
+
+
+def _listed(request: Request, repo: Repo, commit: Commit) -> bool:
+    """Whether the query asks for this repository. Filters are tags, and all of them must be there."""
+    query = request.query_params
+    if repo.private and "authorization" not in request.headers:
+        return False
+    if query.get("author", repo.repo_id.split("/")[0]) != repo.repo_id.split("/")[0]:
+        return False
+    if query.get("search", "").lower() not in repo.repo_id.lower():
+        return False
+    if "gated" in query and bool(repo.gated) != _flag(query, "gated"):
+        return False
+    asked = {*query.getlist("filter"), *query.getlist("pipeline_tag")}
+    return asked <= set(model_row(repo, commit, ("tags",))["tags"])
+
+
+def _expanded(request: Request, known: frozenset[str]) -> tuple[str, ...]:
+    """The asked properties. An unknown one is refused, since a typing error would read as "not set"."""
+    asked = tuple(dict.fromkeys(request.query_params.getlist("expand")))
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise Refusal(HTTPStatus.BAD_REQUEST, None, f"unknown expand {unknown}; expected some of {sorted(known)}")
+    return asked
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    """The client sends booleans as "true" and "false", and ``include_prs`` as 1."""
+    return query.get(name, "").lower() in ("true", "1")

@@ -1,0 +1,172 @@
+"""The catalog: one YAML per family, gates beside it. What to watch, what to graft, what to ask of it, where to serve it.
+
+A newcomer adds a language with a few lines here: a tuned base and a target. Unknown keys are refused with file, key and
+line, since a misspelt limit that is ignored is a gate that never blocks.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from tasks.domain.errors import CatalogError, UnknownBenchmark
+from tasks.domain.gate import Gate, parse_gate
+from tasks.domain.models import Noun, RepoId, Revision
+from tasks.domain.yaml_lines import Document
+from tasks.engine.recipe import Recipe
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+
+
+class Repository(Noun):
+    """A repository at the source. Without a revision its head is followed: resolved to a sha and recorded."""
+
+    repo: RepoId
+    revision: Revision | None = None
+
+
+class TunedBase(Repository):
+    """A base continued on one language."""
+
+    parent: Repository | None = None
+    """What it was trained from; the family's base if not stated. Its delta is taken against this."""
+
+
+class InstructRule(Noun):
+    """How an instruct release of the family is recognised."""
+
+    organizations: tuple[str, ...] = Field(min_length=1)
+    """Only these are listed; a model elsewhere with a fitting name is never considered."""
+    pattern: str
+    """Regular expression that the whole repository id must match."""
+    deny: tuple[str, ...] = ()
+    """Words that exclude an id although it matches, ignoring case: GGUF, AWQ, Preview."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class Target(Noun):
+    """What one merge is for: a language, or a named set of languages."""
+
+    languages: tuple[str, ...] = Field(min_length=1)
+    channel: Name
+    """The served name. Two targets on one channel is an error."""
+    recipe: Recipe
+    gate: Name
+    """Name of a file in ``gates/``, without its ending."""
+
+
+class Family(Noun):
+    """A base, the rule that recognises its instruct releases, and its targets."""
+
+    family: Name
+    description: str = ""
+    architectures: tuple[str, ...] = Field(min_length=1)
+    """Of config.json; any other is refused before a download."""
+    base: Repository
+    instruct: InstructRule
+    tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
+    targets: Mapping[Name, Target] = Field(min_length=1)
+    publish: Literal["auto", "never"] = "auto"
+    """``never``: judge and report, leave the channel where it is."""
+
+    @model_validator(mode="after")
+    def _targets_name_tuned_bases(self) -> "Family":
+        for name, target in self.targets.items():
+            missing = [code for code in target.languages if code not in self.tuned_bases]
+            if missing:
+                raise ValueError(
+                    f"target {name!r} asks for {missing}, but tuned_bases has only {sorted(self.tuned_bases)}"
+                )
+        return self
+
+
+class Catalog(Noun):
+    """All families that run here, with their gates."""
+
+    families: Mapping[str, Family]
+    gates: Mapping[str, Gate]
+
+    def family(self, name: str) -> Family:
+        """The family called ``name``; CatalogError lists the known ones."""
+        if name not in self.families:
+            raise CatalogError(f"unknown family {name!r}; the catalog has {sorted(self.families)}")
+        return self.families[name]
+
+    def target(self, family: str, name: str) -> Target:
+        """A target of a family; CatalogError lists the known ones."""
+        targets = self.family(family).targets
+        if name not in targets:
+            raise CatalogError(f"unknown target {name!r} of family {family!r}; it has {sorted(targets)}")
+        return targets[name]
+
+    def gate_of(self, target: Target) -> Gate:
+        """The gate that ``target`` must pass."""
+        return self.gates[target.gate]
+
+
+def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[str] | None = None) -> Catalog:
+    """Read the families called ``names`` (all of them if empty) and the gates that they use.
+
+    Args:
+        folder: holds one YAML per family, and ``gates/``.
+        names: of the families to read.
+        known: the benchmarks that there are; None leaves those of the gates unchecked.
+
+    Raises:
+        CatalogError: listing every problem of every file: unknown keys, missing gates, two targets on one channel.
+    """
+    wanted = list(names)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise CatalogError(f"{folder}: no family file for {unknown}; there are {known}")
+    families: dict[str, Family] = {}
+    gates: dict[str, Gate] = {}
+    problems: list[str] = []
+    for name in wanted or known:
+        document = Document(folder / f"{name}.yaml")
+        try:
+            family = document.parse(Family)
+            if family.family != name:
+                problems.append(f"{document.where(('family',))}: {family.family!r} must equal the file's name {name!r}")
+            families[name] = family
+            for target_name, target in family.targets.items():
+                gates.setdefault(target.gate, _load_gate(folder, document, target_name, target.gate, known))
+        except (CatalogError, UnknownBenchmark) as error:
+            problems.extend(error.problems or [str(error)])
+    problems.extend(_channels_taken_twice(families))
+    if problems:
+        raise CatalogError(f"the catalog in {folder} was refused", problems=problems)
+    return Catalog(families=families, gates=gates)
+
+
+def _load_gate(
+    folder: Path, family: Document, target: str, name: str, benchmarks: Collection[str] | None
+) -> Gate:
+    path = folder / "gates" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise CatalogError(f"{family.where(('targets', target, 'gate'))}: no file {path}; there are {known}")
+    return parse_gate(Document(path).data, str(path), known=benchmarks)
+
+
+def _channels_taken_twice(families: Mapping[str, Family]) -> list[str]:
+    owner: dict[str, str] = {}
+    problems = []
+    for family in families.values():
+        for name, target in family.targets.items():
+            place = f"{family.family}.targets.{name}"
+            if target.channel in owner:
+                problems.append(f"{place}: channel {target.channel!r} is taken by {owner[target.channel]}")
+            owner.setdefault(target.channel, place)
+    return problems

@@ -1,0 +1,84 @@
+"""What is due: which release should be merged for which target next. Pure; called by the watch and by ``empelt plan``.
+
+For every target the newest release that is not settled yet is due, and only that one: three releases seen at once cost
+one merge, not three. When it has been refused, the next older one is due, unless it is older than what is live, since an
+older release never displaces a newer one by itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Literal
+
+from tasks.domain.models import Digest, Noun, Release
+
+Standing = Literal["due", "done", "running", "held", "exhausted", "superseded", "older"]
+
+
+class JobStanding(Noun):
+    """What the ledger knows about one job."""
+
+    standing: Literal["open", "running", "held", "exhausted", "published", "rejected", "kept"]
+    reason: str = ""
+
+
+class PlanRow(Noun):
+    """One release for one target, and what is to be done about it."""
+
+    family: str
+    target: str
+    channel: str
+    release: Release
+    job_key: Digest
+    standing: Standing
+    reason: str
+
+
+def order_releases(releases: Iterable[Release]) -> list[Release]:
+    """Newest first; ties by repository id, so that every host plans alike."""
+    return sorted(releases, key=lambda r: (r.released_at, r.seen_at, r.ref.repo_id), reverse=True)
+
+
+def plan_target(
+    *,
+    family: str,
+    target: str,
+    channel: str,
+    releases: Sequence[Release],
+    live_since: datetime | None,
+    key_of: Callable[[Release], Digest],
+    standing_of: Callable[[Digest], JobStanding],
+) -> list[PlanRow]:
+    """Rows for every release of one target, newest first.
+
+    Args:
+        family: name of the family.
+        target: name of the target.
+        channel: where the target is served.
+        releases: those on record for the family, in any order.
+        live_since: ``released_at`` of the release that is live on the channel, or None if nothing is.
+        key_of: job_key of a release for this target.
+        standing_of: what is known about a job_key.
+    """
+    rows: list[PlanRow] = []
+    waiting_for: Release | None = None
+    for release in order_releases(releases):
+        key = key_of(release)
+        end = standing_of(key)
+        if end.standing in ("published", "kept", "rejected"):
+            standing, reason = "done", end.reason or end.standing
+            if end.standing in ("published", "kept"):
+                waiting_for = waiting_for or release
+        elif end.standing in ("running", "held", "exhausted"):
+            standing, reason = end.standing, end.reason
+            waiting_for = waiting_for or (release if end.standing == "running" else None)
+        elif waiting_for is not None:
+            standing, reason = "superseded", f"{waiting_for.ref.slug} is newer"
+        elif live_since is not None and release.released_at < live_since:
+            standing, reason = "older", f"the live release is of {live_since:%Y-%m-%d %H:%M}"
+        else:
+            standing, reason, waiting_for = "due", "not merged yet", release
+        rows.append(
+            PlanRow(family=family, target=target, channel=channel, release=release, job_key=key,
+                    standing=standing, reason=reason)  # type: ignore[arg-type]
+        )
+    return rows

@@ -1,0 +1,172 @@
+"""A gate is a target's limits; ``judge`` turns an evaluation into a verdict. Pure: no files, no network, no clock.
+
+Three outcomes, never a silent pass: a check that fails rejects; else a check that cannot be decided (too few items, or
+an interval that straddles the limit) leaves the verdict undecided; else it passed. An unscored benchmark fails.
+
+Floors and ceilings compare the point value: they guard against wreckage, and their stderr is shown beside them. A drop
+against a parent is judged by the gate's ``rule``:
+
+    confident  passes if the one-sided 95 % lower bound of (candidate - parent) is above -max_drop, fails if the upper
+               bound is below it, else undecided. Paired item by item where both sides stored items.
+    point      passes if the point value fell by no more than max_drop. For fixtures whose n is too small for the above.
+
+All checks pass or nothing does (an intersection-union test), so a truly worse model passes with at most 5 % and no
+correction for the number of checks is due. ``critical`` decides nothing here: it names the slices on which a candidate
+is compared with the live model (``tasks.domain.verdict``).
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from tasks.domain.errors import CatalogError, UnknownBenchmark
+from tasks.domain.lineage import fingerprint
+from tasks.domain.models import Digest, Noun
+
+Metric = Literal["acc", "strict", "bits_per_byte"]
+Rule = Literal["confident", "point"]
+LOWER_IS_BETTER: frozenset[str] = frozenset({"bits_per_byte"})
+
+
+class Check(Noun):
+    """The limits on one benchmark. Drops and tolerances are absolute, in the metric's units, and worse is positive."""
+
+    benchmark: str = Field(min_length=1)
+    metric: Metric
+    floor: float | None = None
+    """Lowest value let through; for metrics where higher is better."""
+    ceiling: float | None = None
+    """Highest value let through; for bits per byte."""
+    max_drop: Mapping[str, float] = Field(default_factory=dict)
+    """Parent's role (``instruct``, ``tuned``) to how much worse than it the candidate may be."""
+    critical: bool = False
+    """Whether the slice counts in the comparison with the live model."""
+    min_items: int = Field(default=1, ge=1)
+    """With fewer scored items the check is undecided."""
+    live_tolerance: float | None = Field(default=None, ge=0)
+    """How much worse than the live model still counts as not worse; 0.03, and 0.02 for bits per byte, if not given."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better."""
+        return self.metric not in LOWER_IS_BETTER
+
+    @property
+    def tolerance(self) -> float:
+        """``live_tolerance`` with its default filled in."""
+        if self.live_tolerance is not None:
+            return self.live_tolerance
+        return 0.03 if self.higher_is_better else 0.02
+
+    @property
+    def limit(self) -> str:
+        """The limits in words, for the table of a verdict."""
+        parts = []
+        if self.floor is not None:
+            parts.append(f">= {self.floor:g}")
+        if self.ceiling is not None:
+            parts.append(f"<= {self.ceiling:g}")
+        parts.extend(f"{role}: at most {drop:g} worse" for role, drop in sorted(self.max_drop.items()))
+        return "; ".join(parts)
+
+    @model_validator(mode="after")
+    def _limits_fit_the_metric(self) -> "Check":
+        wrong, right = ("floor", "ceiling") if self.metric in LOWER_IS_BETTER else ("ceiling", "floor")
+        if getattr(self, wrong) is not None:
+            raise ValueError(f"{wrong} with metric {self.metric}: it would never block. Use {right}")
+        limit = self.ceiling if self.floor is None else self.floor
+        if limit is None and not self.max_drop:
+            raise ValueError(f"no limit at all: it would never block. Give {right} or max_drop, or drop the check")
+        if self.floor is not None and not 0 <= self.floor <= 1:
+            raise ValueError(f"floor {self.floor:g} is not a share between 0 and 1")
+        if self.ceiling is not None and not 0 < self.ceiling < math.inf:
+            raise ValueError(f"ceiling {self.ceiling:g} is not a positive number of bits per byte")
+        for role, drop in self.max_drop.items():
+            if not 0 <= drop < math.inf:
+                raise ValueError(f"max_drop.{role} is {drop:g}: give how much worse is allowed, as a number >= 0")
+        return self
+
+
+class Gate(Noun):
+    """A target's limits."""
+
+    name: str = Field(min_length=1)
+    rule: Rule = "confident"
+    """How a drop is judged; see the module's docstring."""
+    checks: tuple[Check, ...]
+
+    def digest(self) -> Digest:
+        """Changes with every limit; not with the order of checks. A changed gate makes a new verdict due."""
+        checks = sorted((c.model_dump() for c in self.checks), key=lambda c: (c["benchmark"], c["metric"]))
+        return fingerprint(kind="gate", name=self.name, rule=self.rule, checks=checks)
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """What has to be measured, each once, in order of the checks."""
+        return tuple(dict.fromkeys(c.benchmark for c in self.checks))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The parents that some check compares with."""
+        return tuple(sorted({role for c in self.checks for role in c.max_drop}))
+
+    @model_validator(mode="after")
+    def _checks_are_of_use(self) -> "Gate":
+        if not self.checks:
+            raise ValueError("checks is empty. A gate without checks would let everything through; add one")
+        pairs = [(c.benchmark, c.metric) for c in self.checks]
+        twice = sorted({f"{b}/{m}" for b, m in pairs if pairs.count((b, m)) > 1})
+        if twice:
+            raise ValueError(f"checked twice: {', '.join(twice)}. Join their limits in one check")
+        if not any(c.critical for c in self.checks):
+            raise ValueError("no check is critical: no candidate could ever be stronger than the live model. Mark some")
+        return self
+
+
+def parse_gate(
+    mapping: Any, where: str | Callable[[tuple[str | int, ...]], str], *, known: Collection[str] | None = None
+) -> Gate:
+    """A gate from the mapping that a YAML file holds.
+
+    Args:
+        mapping: ``name``, ``rule`` (optional) and ``checks``, a list of mappings with the fields of ``Check``.
+        where: the file, for messages; or what names file, line and key of a place in it (``Document.where``).
+        known: the benchmarks that there are (``tasks.harness.known_benchmarks()``); None leaves them unchecked.
+
+    Raises:
+        CatalogError: naming file and key of every problem: unknown key, missing key, wrong value, zero checks.
+        UnknownBenchmark: if a check names a benchmark that is not in ``known``.
+    """
+    file = where if isinstance(where, str) else where(()).split(":", 1)[0]
+    if not isinstance(mapping, Mapping):
+        raise CatalogError(f"{file}: a gate is a mapping with name and checks, this is {type(mapping).__name__}")
+    try:
+        gate = Gate.model_validate(mapping)
+    except ValidationError as error:
+        problems = [_in_words(where, e["loc"], e["type"], e["msg"], e.get("input")) for e in error.errors()]
+        raise CatalogError(f"{file}: not a valid gate", problems=problems) from error
+    unknown = [b for b in gate.benchmarks if b not in known] if known is not None else []
+    if known is not None and unknown:
+        raise UnknownBenchmark(
+            f"{file}: no suite defines {', '.join(unknown)}. Known: {', '.join(sorted(known))}",
+            problems=[
+                f"checks[{i}].benchmark: {c.benchmark}" for i, c in enumerate(gate.checks) if c.benchmark in unknown
+            ],
+        )
+    return gate
+
+
+def _in_words(
+    where: str | Callable[[tuple[str | int, ...]], str], loc: tuple[int | str, ...], kind: str, message: str, value: Any
+) -> str:
+    key = ""
+    for part in loc:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    place = (key or "gate") if isinstance(where, str) else where(loc)
+    if kind == "extra_forbidden":
+        known = Gate.model_fields if len(loc) == 1 else Check.model_fields
+        return f"{place}: unknown key; known here: {', '.join(known)}"
+    shown = "" if kind in ("missing", "value_error") else f" (found {value!r})"
+    return f"{place}: {message.removeprefix('Value error, ')}{shown}"

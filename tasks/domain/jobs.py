@@ -1,0 +1,87 @@
+"""One unit of work of ``remerge_release``: this release, for this target. What it needs is all named by digest."""
+
+from pydantic import AwareDatetime
+
+from tasks.domain.keys import job_key, merge_key
+from tasks.domain.lineage import Lineage
+from tasks.domain.models import Digest, ModelRef, Noun, Release
+
+
+class ClaimTicket(Noun):
+    """Proof that the watch has claimed a job for one run. A run by hand has none and claims for itself."""
+
+    job_key: Digest
+    attempt: int
+    fence: int
+
+
+class Job(Noun):
+    """A release, a target, and every model that goes into the merge."""
+
+    release: Release
+    target: str
+    channel: str
+    gate_digest: Digest
+    lineage: Lineage
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return self.release.family
+
+    @property
+    def merge_key(self) -> Digest:
+        """Names the merge: digests, target, recipe."""
+        return merge_key(self.lineage)
+
+    @property
+    def key(self) -> Digest:
+        """Names the job: the merge and the gate that judges it."""
+        return job_key(
+            family=self.family,
+            release=self.release.content_digest,
+            target=self.target,
+            merge=self.merge_key,
+            gate=self.gate_digest,
+        )
+
+    @property
+    def name(self) -> str:
+        """As people read it: ``llama-tiny-instruct-v2 x eu``."""
+        return run_name(self.release.ref, self.target)
+
+    def refs(self) -> dict[str, ModelRef]:
+        """Role -> ModelRef of everything that must be fetched."""
+        return {i.role: i.ref for i in self.lineage.ingredients}
+
+
+class Candidate(Noun):
+    """A merged artifact that is up beside the live model, under a name of its own."""
+
+    digest: Digest
+    folder: str
+    model: str
+    """Name to ask the gateway for: ``eu@3f2a00112233``."""
+    serving: dict[str, str]
+    """Image, flags and device class, as they go into eval_key."""
+    staged_at: AwareDatetime
+
+
+class PublishRequest(Noun):
+    """What ``publish_model`` is asked to make live."""
+
+    family: str
+    target: str
+    channel: str
+    artifact_digest: Digest
+    release: ModelRef
+    expected_generation: int
+    """Of the channel when the candidate was judged; the switch is refused if it has moved."""
+    fence: int | None = None
+    claim_key: Digest | None = None
+    reason: str = "by hand"
+
+
+def run_name(release: ModelRef, target: str) -> str:
+    """The name of a flow run."""
+    return f"{release.slug} x {target}"

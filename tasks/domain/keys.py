@@ -1,0 +1,42 @@
+"""The keys that decide what is due. A thing is due when its key has no fact in the ledger.
+
+Shas and the engine's version are recorded beside a fact but are not part of its key: a new commit with the same files,
+or a faster engine, makes nothing due (DESIGN of record: ARCHITECTURE.md, "Identity").
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.domain.lineage import Lineage, fingerprint
+from tasks.domain.models import Digest
+
+
+def merge_key(lineage: Lineage) -> Digest:
+    """Digests of base, parents, tuned bases and instruct; the target; the recipe (its seed included)."""
+    digests = {i.role: i.digest for i in lineage.ingredients}
+    return fingerprint(kind="merge", target=lineage.target, ingredients=digests, recipe=dict(lineage.recipe))
+
+
+def eval_key(*, artifact: Digest, template: str, serving: Mapping[str, Any], suite: Digest, lm_eval: str) -> Digest:
+    """What one measurement depends on.
+
+    Args:
+        artifact: content digest of the model that answers.
+        template: sha256 of the chat template used, or "" where none is.
+        serving: serving image (engine and version), flags, device class.
+        suite: digest over benchmark YAML, data, shots and the permutation of items.
+        lm_eval: version of lm-eval; scores moved between its patch releases (#3508, #3509, #3732).
+    """
+    return fingerprint(
+        kind="eval", artifact=artifact, template=template, serving=dict(serving), suite=suite, lm_eval=lm_eval
+    )
+
+
+def verdict_key(*, artifact: Digest, gate: Digest, references: Mapping[str, Digest]) -> Digest:
+    """The artifact, the gate file, and the eval_keys' artifacts that it is compared with (parents, live)."""
+    return fingerprint(kind="verdict", artifact=artifact, gate=gate, references=dict(references))
+
+
+def job_key(*, family: str, release: Digest, target: str, merge: Digest, gate: Digest) -> Digest:
+    """One job of ``remerge_release``: this release, this target, this merge, this gate."""
+    return fingerprint(kind="job", family=family, release=release, target=target, merge=merge, gate=gate)

@@ -1,0 +1,168 @@
+"""What the ledger hands out: claims, promotions, what should be served and what is. All frozen.
+
+A *fact* is appended and never changed. Claims and the agent's desired state are all that moves in the ledger.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from tasks.domain.models import ChannelState, Digest, ModelRef, Noun, Revision
+
+JobOutcome = Literal["published", "rejected", "kept", "held", "failed"]
+InstanceState = Literal["starting", "ready", "failed", "stopping", "stopped"]
+
+
+class RepoState(Noun):
+    """The last that was seen of one repository; a changed ``internal_id`` means that it was deleted and made anew."""
+
+    repo_id: str
+    internal_id: str
+    revision: Revision
+    content_digest: Digest | None
+    """None where the files could not be read: gated, or half uploaded."""
+    at: AwareDatetime
+
+
+class Claim(Noun):
+    """The right to work on one job until the lease ends. Only the newest fence may switch a channel."""
+
+    job_key: str
+    attempt: int
+    """1 for the first claim of this job, +1 for each later one."""
+    fence: int
+    """Increases over all jobs, so of two claims the later one has the higher fence."""
+    owner: str
+    lease_seconds: float
+    lease_until: AwareDatetime
+    description: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class JobEnd(Noun):
+    """How a job ended last."""
+
+    job_key: str
+    outcome: JobOutcome
+    reason: str
+    artifact_digest: Digest | None
+    flow_run_id: str | None
+    at: AwareDatetime
+
+
+class VerdictFact(Noun):
+    """A verdict as it was recorded; ``payload`` is ``Verdict.model_dump(mode="json")``."""
+
+    verdict_key: str
+    job_key: str
+    family: str
+    target: str
+    outcome: str
+    payload: Mapping[str, Any]
+    at: AwareDatetime
+
+
+class Hold(Noun):
+    """A job (or any other key) that the watch leaves alone until the hold is released."""
+
+    key: str
+    reason: str
+    at: AwareDatetime
+
+
+class PromotionFact(Noun):
+    """One switch of a channel."""
+
+    channel: str
+    generation: int
+    artifact_digest: Digest
+    previous_digest: Digest | None
+    release: ModelRef
+    target: str
+    family: str
+    at: AwareDatetime
+    reason: str
+    flow_run_id: str | None
+    claim_key: str | None
+    fence: int | None
+    """None where no claim was needed: a rollback by hand."""
+    extra: Mapping[str, Any] = Field(default_factory=dict)
+    """How it is served (flags, device): kept, so that a rollback serves the same thing again."""
+
+
+class Live(Noun):
+    """What one channel should answer with."""
+
+    channel: str
+    generation: int
+    digest: Digest
+    previous_digest: Digest | None
+    release: ModelRef
+    target: str
+    family: str
+    switched_at: AwareDatetime
+    acknowledged_generation: int
+    extra: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Wanted(Noun):
+    """An artifact that somebody wants up beside the live one, until the lease ends."""
+
+    digest: Digest
+    channel: str
+    release: ModelRef | None
+    owner: str
+    wanted_at: AwareDatetime
+    lease_until: AwareDatetime
+    extra: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Desired(Noun):
+    """All that should be running, read in one transaction."""
+
+    live: tuple[Live, ...]
+    staged: tuple[Wanted, ...]
+    """One for each (digest, channel), the longest lease where several owners want the same."""
+    at: AwareDatetime
+
+    def digests(self) -> frozenset[str]:
+        """Every artifact that is live or staged. Previous ones are not among them."""
+        return frozenset(live.digest for live in self.live) | frozenset(wanted.digest for wanted in self.staged)
+
+
+class InstanceStatus(Noun):
+    """What an agent says about one running vLLM."""
+
+    name: str
+    digest: Digest
+    channel: str
+    state: InstanceState
+    reason: str = ""
+    pid: int | None = None
+    start_time: float | None = None
+    """With ``pid`` the identity of a process: pids are used again."""
+    uds: str | None = None
+    port: int | None = None
+    since: AwareDatetime
+    mode: str = ""
+    """How it was started: ``fork`` or ``plain``."""
+    serving: Mapping[str, Any] = Field(default_factory=dict)
+    """Image, flags, device: what goes into an eval_key."""
+    model_name: str = ""
+    """As in ``eu@abcdef123456``."""
+
+
+def live_of(state: ChannelState, extra: Mapping[str, Any]) -> Live:
+    """The desired state that a channel's pointer stands for."""
+    return Live(
+        channel=state.channel,
+        generation=state.generation,
+        digest=state.artifact_digest,
+        previous_digest=state.previous_digest,
+        release=state.release,
+        target=state.target,
+        family=state.family,
+        switched_at=state.switched_at,
+        acknowledged_generation=state.acknowledged_generation,
+        extra=extra,
+    )

@@ -1,0 +1,273 @@
+"""The agent: one on each serving host. Reads what should be served, makes it true, and says what is.
+
+It owns no request: the gateway goes on without it, and the launcher keeps the instances. So it may be killed at any
+moment; the next one adopts what the launcher lists and reads the routes that stand. Order of a switch: new instance
+ready -> routes written -> gateway says that it has loaded them -> one real request answered by the new artifact ->
+acknowledged in the ledger; and only then may the old instance go, after the gateway has counted it down to nothing
+under way.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tasks.domain.errors import EndpointUnavailable, InputError, TransientError
+from tasks.domain.records import Desired, InstanceStatus
+from tasks.endpoints.drain import Drain
+from tasks.endpoints.instances import Instance
+from tasks.endpoints.launcher_client import LauncherFacts, LauncherProcess, Listed
+from tasks.endpoints.placement import Device, Placement, place
+from tasks.endpoints.probe import GatewayState, ask_gateway
+from tasks.endpoints.profile import ServingProfile
+from tasks.endpoints.protocol import Artifacts, DesiredState
+from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
+from tasks.endpoints.visibility import Visibility
+from tasks.endpoints.wishes import Wish, choose_routes, wishes_of
+
+ROUND_SECONDS = 0.3
+HEARTBEAT_SECONDS = 2.0
+REPORT_SECONDS = 5.0
+MAX_SOCKET_PATH = 107
+"""Linux's limit for a Unix socket's path."""
+
+logger = logging.getLogger(__name__)
+
+
+class Agent:
+    """Makes desired state true for its host."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        state: DesiredState,
+        launcher: LauncherProcess,
+        artifacts: Artifacts,
+        run_folder: Path,
+        routes: Path,
+        gateway: str,
+        devices: Sequence[Device],
+        profile: ServingProfile,
+        drain_seconds: float = 60.0,
+    ) -> None:
+        """Put together; nothing is started yet.
+
+        Args:
+            name: of this host's agent, in the ledger.
+            state: the ledger.
+            launcher: the launcher's process; started when nothing answers on its socket.
+            artifacts: the store of this host.
+            run_folder: for the instances' sockets.
+            routes: the file that the gateway reads.
+            gateway: its address, ``http://127.0.0.1:8000``.
+            devices: what this host may use.
+            profile: how to serve what brings no profile of its own.
+            drain_seconds: how long an instance that is out of the routes may finish what it has under way.
+
+        Raises:
+            InputError: the run folder is too deep for Unix sockets.
+        """
+        longest = len(str(run_folder.absolute())) + len("/") + 48
+        if longest > MAX_SOCKET_PATH:
+            raise InputError(
+                f"sockets under {run_folder} would have paths of up to {longest} characters; Linux allows "
+                f"{MAX_SOCKET_PATH}. Choose a shorter folder."
+            )
+        self.name = name
+        self.state = state
+        self.launcher = launcher
+        self.client = launcher.client
+        self.artifacts = artifacts
+        self.run_folder = run_folder.absolute()
+        self.routes_path = routes
+        self.gateway = gateway
+        self.devices = tuple(devices)
+        self.profile = profile
+        self.instances: dict[str, Instance] = {}
+        self._routes = read_routes(routes) or Routes()
+        self._facts: LauncherFacts | None = None
+        self._desired: Desired | None = None
+        self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
+        self._drain = Drain(self.client, self._executor, drain_seconds=drain_seconds)
+        self._visibility = Visibility(state, gateway, self._executor)
+        self._told: tuple[float, list[InstanceStatus]] = (0.0, [])
+        self._last_heartbeat = 0.0
+        self._last_trouble = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set. Instances and routes are left as they are: they outlive the agent.
+
+        Raises:
+            ServingMissing: the serving environment is not installed.
+        """
+        self.run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.launcher.start()
+        logger.info("agent %s: devices %s", self.name, ", ".join(d.name for d in self.devices))
+        try:
+            while not stop.is_set():
+                self.step()
+                stop.wait(ROUND_SECONDS)
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def step(self) -> None:
+        """One round. Trouble with the ledger is told once and tried again; what runs goes on meanwhile."""
+        try:
+            if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
+                self.state.agent_heartbeat(agent=self.name)
+                self._last_heartbeat = time.monotonic()
+            self._desired = self.state.desired()
+        except TransientError as error:
+            self._trouble(str(error))
+        if self._desired is None:
+            return
+        listed = self._listed()
+        for instance in self.instances.values():
+            instance.watch(listed)
+        if listed is None and not self.instances:
+            return  # just begun: until it is known what runs, the routes stay as they are
+        placement, wishes = self._place(self._desired, listed or {})
+        self._start(wishes, placement, listed)
+        self._write_routes(self._desired, placement)
+        gateway = self._ask_gateway()
+        self._retire(wishes, placement, listed or {}, gateway)
+        try:
+            self._visibility.advance(self._desired, self._routes, gateway)
+            self._report()
+        except TransientError as error:
+            self._trouble(str(error))
+
+    def _listed(self) -> Mapping[str, Listed] | None:
+        """What the launcher runs; None while it does not answer, and then it is started again if it has ended."""
+        try:
+            if self._facts is None:
+                self._facts = self.client.ping()
+                logger.info("launcher: %s %s", self._facts.image, self._facts.why)
+            return self.client.list()
+        except EndpointUnavailable as error:
+            if self._facts is not None:
+                self._trouble(str(error))
+            self._facts = None
+            self.launcher.start()
+            return None
+
+    def _place(self, desired: Desired, listed: Mapping[str, Listed]) -> tuple[Placement, list[Wish]]:
+        """What should run, and where. Adopts what runs already."""
+        alive = {name for name, entry in listed.items() if entry.alive}
+        running = alive | {name for name, one in self.instances.items() if one.started}
+        failing = {name for name, one in self.instances.items() if one.state == "failed"}
+        wishes = wishes_of(desired, self._routes, running=running, failing=failing)
+        needs = []
+        for wish in wishes:
+            instance = self.instances.get(wish.name)
+            if instance is None:
+                instance = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
+                if wish.name in alive and not self._drain.has(wish.name):
+                    instance.adopt(listed[wish.name], self.artifacts)
+            instance.renew(wish)
+            instance.prepare(self.artifacts, self._executor)
+            if not instance.given_up:
+                needs.append(instance.need())
+        placement = place(self.devices, needs)
+        for name, device in placement.placed.items():
+            if self.instances[name].started and self.instances[name].device is None:
+                self.instances[name].device = device
+        return placement, wishes
+
+    def _profile_of(self, wish: Wish) -> ServingProfile:
+        try:
+            return ServingProfile.read(wish.extra, default=self.profile)
+        except InputError as error:
+            self._trouble(f"{wish.name} is served with this host's own profile: {error}")
+            return self.profile
+
+    def _start(self, wishes: Sequence[Wish], placement: Placement, listed: Mapping[str, Listed] | None) -> None:
+        """Start what may start: one at a time on each device, and not while something there is being stopped."""
+        busy = {
+            one.device.name
+            for name, one in self.instances.items()
+            if one.device and (one.is_loading or self._drain.has(name))
+        }
+        for wish in wishes:
+            instance = self.instances[wish.name]
+            device = placement.placed.get(wish.name)
+            if device is None:
+                instance.wait_for(f"waits for room: {placement.waiting.get(wish.name, 'given up')}")
+            elif listed is None or self._drain.has(wish.name):
+                instance.wait_for("waits for the launcher")
+            elif instance.state == "failed" and instance.started and wish.name not in self._routes.instances:
+                self._drain.stop(wish.name)  # it hangs, or its engine is dead: its group must be gone first
+            elif instance.may_start and device.name in busy:
+                instance.wait_for(f"waits for its turn on {device.name}")
+            elif instance.may_start:
+                instance.start(self.client, device, self.run_folder, self._env())
+                busy.add(device.name)
+
+    def _write_routes(self, desired: Desired, placement: Placement) -> None:
+        ready = {
+            name: InstanceRoute(
+                name=name, channel=one.wish.channel, digest=one.wish.digest, uds=one.uds, release=one.wish.release
+            )
+            for name, one in self.instances.items()
+            if one.state == "ready" and name in placement.placed
+        }
+        coming = {name for name, one in self.instances.items() if one.is_coming}
+        chosen = choose_routes(desired, ready, coming, self._routes)
+        if not chosen.same_as(self._routes) or not self.routes_path.exists():
+            self._routes = chosen.model_copy(update={"serial": self._routes.serial + 1})
+            write_routes(self.routes_path, self._routes)
+            told = ", ".join(f"{c} -> {r.instance} g{r.generation}" for c, r in self._routes.channels.items())
+            logger.info("routes %d: %s", self._routes.serial, told or "none")
+
+    def _ask_gateway(self) -> GatewayState | None:
+        try:
+            return ask_gateway(self.gateway)
+        except TimeoutError:
+            self._trouble(f"the gateway at {self.gateway} does not answer")
+            return GatewayState(-1, {}, {})  # it may still be sending to everything
+
+    def _retire(
+        self,
+        wishes: Sequence[Wish],
+        placement: Placement,
+        listed: Mapping[str, Listed],
+        gateway: GatewayState | None,
+    ) -> None:
+        """Let go what is not wanted, or has no room any more."""
+        for name in self._drain.ended():
+            if name in self.instances:
+                self.instances[name].stopped()
+        unknown = [name for name, entry in listed.items() if entry.alive and name not in self.instances]
+        started = [name for name, one in self.instances.items() if one.started]
+        for name in (*unknown, *started):
+            if name in placement.placed:
+                self._drain.keep(name)
+            elif self._drain.advance(name, self._routes, gateway) and name in self.instances:
+                self.instances[name].stop()
+        wished = {wish.name for wish in wishes}
+        for name, one in list(self.instances.items()):
+            if name not in wished and not one.started:
+                del self.instances[name]
+
+    def _report(self) -> None:
+        image = self._facts.image if self._facts else "vllm unknown"
+        statuses = [one.status(image) for _, one in sorted(self.instances.items())]
+        when, before = self._told
+        if statuses != before or time.monotonic() - when > REPORT_SECONDS:
+            self.state.report_instances(statuses, agent=self.name)
+            self._told = (time.monotonic(), statuses)
+
+    def _env(self) -> dict[str, str]:
+        """What an instance inherits: the mark by which `empelt up` finds leftovers."""
+        mark = os.environ.get("EMPELT_INSTANCE")
+        return {"EMPELT_INSTANCE": mark} if mark else {}
+
+    def _trouble(self, message: str) -> None:
+        """Say it once, not every 0.3 s."""
+        if message != self._last_trouble:
+            logger.warning("%s", message)
+            self._last_trouble = message

@@ -1,0 +1,72 @@
+"""The routes: one JSON file that the agent writes and the gateway reads. The only thing that the two share.
+
+It is replaced by a rename, so a reader sees the old or the new and never half of one; the gateway goes on with the
+last one it could read for as long as the agent is away.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.domain.models import Digest, Noun
+
+
+class InstanceRoute(Noun):
+    """One ready instance."""
+
+    name: str
+    channel: str
+    digest: Digest
+    uds: str
+    release: str = ""
+
+    @property
+    def pinned(self) -> str:
+        """The model name that asks for exactly this artifact: ``eu@3f2a00112233``."""
+        return f"{self.channel}@{self.digest[:12]}"
+
+
+class ChannelRoute(Noun):
+    """Where a served name goes now."""
+
+    generation: int
+    """Of the artifact that answers: after a fall-back this is the previous one, never a mixture."""
+    instance: str | None = None
+    """None: the channel is known and nothing can answer for it at this moment."""
+    coming: bool = False
+    """An instance is being started: the gateway holds requests for a while instead of refusing them."""
+
+
+class Routes(Noun):
+    """All of them."""
+
+    serial: int = 0
+    """+1 for each file written; the gateway says which one it has loaded."""
+    channels: Mapping[str, ChannelRoute] = {}
+    instances: Mapping[str, InstanceRoute] = {}
+
+    def same_as(self, other: "Routes") -> bool:
+        """Equal but for the serial."""
+        return self.channels == other.channels and self.instances == other.instances
+
+
+def read_routes(path: Path) -> Routes | None:
+    """What is in the file; None when there is none yet, or when it cannot be understood (a newer version's file)."""
+    try:
+        return Routes.model_validate(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValidationError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def write_routes(path: Path, routes: Routes) -> None:
+    """Replace the file in one step. The folder is made when it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as out:
+        out.write(routes.model_dump_json(indent=1))
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(fresh, path)

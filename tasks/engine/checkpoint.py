@@ -1,0 +1,190 @@
+"""A read-only view of a checkpoint folder: names, shapes, places, and elements on demand through memory maps.
+
+Opening reads headers and JSON only, and checks that index, shards and headers tell one story; the weights are touched
+by `Checkpoint.read` alone. Pickles are never opened: unpickling runs whatever code they carry.
+"""
+
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, CorruptShard, MergeError, MissingTensor, refuse_all
+from .header import TensorSpec, read_header
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The types that can be merged. The others are read by nobody: the plan refuses them by name."""
+
+
+class Checkpoint:
+    """One model's folder. Open it with `Checkpoint.open`; close it, or use it in a ``with``."""
+
+    def __init__(self, path: Path, config: dict[str, Any], tensors: Mapping[str, TensorSpec]) -> None:
+        """Keep what `open` has checked; nothing is mapped yet."""
+        self.path = path
+        self.config = config
+        """``config.json``, parsed."""
+        self.tensors = tensors
+        """By name, in the order of shards and of bytes within them."""
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Check a folder and its headers.
+
+        Args:
+            path: A folder with ``config.json`` and either ``model.safetensors`` or shards with their index.
+
+        Raises:
+            CheckpointError: No such folder, no config, only pickles, or both layouts at once.
+            CorruptShard: An index or a header that contradicts itself, a truncated shard, a path out of the folder.
+            MissingTensor: A tensor that the index lists and its shard lacks, or the other way round.
+        """
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no such folder; expected a checkpoint with config.json and safetensors")
+        config = read_json(path / "config.json")
+        if (path / INDEX).is_file():
+            tensors = _sharded(path)
+        elif (path / SINGLE).is_file():
+            tensors = {spec.name: spec for spec in read_header(path / SINGLE)}
+        else:
+            pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+            raise CheckpointError(
+                f"{path}: has only pickled weights ({', '.join(pickles)}), which run code when they are opened; "
+                "convert them to safetensors first"
+                if pickles
+                else f"{path}: has neither {SINGLE} nor {INDEX}; fetch the weights again"
+            )
+        if not tensors:
+            raise MissingTensor(f"{path}: holds no tensor at all; expected a model's weights")
+        return cls(path, config, tensors)
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names, sorted."""
+        return sorted(self.tensors)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements [start, stop) of a tensor, flattened; 1-D, CPU, in the stored dtype.
+
+        A view of the file, not a copy, valid while this checkpoint is open: do not write to it. (The map is private,
+        so that writing would not reach the file; torch has no read-only tensors.)
+
+        Raises:
+            KeyError: No such tensor, or one of a type outside `TORCH_DTYPES`: the plan has refused both before.
+        """
+        spec = self.tensors[name]
+        stop = spec.elements if stop is None else stop
+        dtype = TORCH_DTYPES[spec.dtype]
+        if stop <= start:
+            return torch.empty(0, dtype=dtype)
+        offset = spec.begin + start * spec.item_bytes
+        source: mmap.mmap | bytearray = self._map(spec.shard)
+        if offset % spec.item_bytes:  # a header whose length is odd: legal, and torch would read unaligned
+            source, offset = bytearray(source[offset : offset + (stop - start) * spec.item_bytes]), 0
+        return torch.frombuffer(source, dtype=dtype, count=stop - start, offset=offset)
+
+    def forget(self, name: str, start: int, stop: int) -> None:
+        """Give the pages under these elements back, so that resident memory stays at a few blocks.
+
+        They stay in the page cache. Without this the peak is the size of the inputs (mapped pages count as resident).
+        """
+        spec = self.tensors[name]
+        first = (spec.begin + start * spec.item_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = spec.begin + stop * spec.item_bytes - first
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map(spec.shard).madvise(mmap.MADV_DONTNEED, first, length)
+
+    def _map(self, shard: Path) -> mmap.mmap:
+        if shard not in self._maps:
+            with shard.open("rb") as file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[shard]
+
+    def close(self) -> None:
+        """Drop the maps. Views that are still alive keep theirs until they die."""
+        self._maps.clear()
+
+    def __enter__(self) -> "Checkpoint":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        CheckpointError: The file is missing, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; fetch the checkpoint again") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def _sharded(path: Path) -> dict[str, TensorSpec]:
+    """Follow the index, and hold it against every header."""
+    if (path / SINGLE).is_file():
+        raise CheckpointError(f"{path}: has both {SINGLE} and {INDEX}; which one is the model? Remove the other")
+    weight_map = read_json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptShard(f"{path / INDEX}: weight_map is {type(weight_map).__name__}, expected name -> shard")
+    problems: list[MergeError] = []
+    found: dict[str, TensorSpec] = {}
+    for shard in sorted({str(shard) for shard in weight_map.values()}):
+        listed = {name for name, where in weight_map.items() if str(where) == shard}
+        problem = _unsafe(shard)
+        if problem is not None:
+            example = min(listed)
+            problems.append(CorruptShard(f"{path / INDEX}: {example} is said to lie in {shard!r}, {problem}"))
+        elif not (path / shard).is_file():
+            problems.append(
+                CorruptShard(f"{path / shard}: missing; {INDEX} puts {len(listed)} tensors there. Fetch it again")
+            )
+        else:
+            problems += _fill(found, path / shard, listed)
+    refuse_all(problems)
+    return found
+
+
+def _unsafe(shard: str) -> str | None:
+    """Why a shard's name is not one, or None. An index comes from the network and may not lead out of its folder."""
+    if Path(shard).name != shard or "\\" in shard or shard in {".", ".."}:
+        return "expected a plain file name in the same folder"
+    if shard.endswith(_PICKLES):
+        return "a pickle, which runs code when it is opened; expected .safetensors"
+    if not shard.endswith(".safetensors"):
+        return "expected a .safetensors file"
+    return None
+
+
+def _fill(found: dict[str, TensorSpec], shard: Path, listed: set[str]) -> list[MergeError]:
+    """Add one shard's tensors; say where it and the index disagree."""
+    try:
+        specs = read_header(shard)
+    except CorruptShard as error:
+        return list(error.problems)
+    problems: list[MergeError] = []
+    held = {spec.name for spec in specs}
+    for name in sorted(listed - held):
+        problems.append(MissingTensor(f"{shard}: lacks {name}, which {INDEX} puts there; fetch the shard again"))
+    for name in sorted(held - listed):
+        problems.append(MissingTensor(f"{shard}: holds {name}, which {INDEX} does not put there; which one is right?"))
+    found.update({spec.name: spec for spec in specs if spec.name in listed})
+    return problems

@@ -1,0 +1,165 @@
+"""A recipe: what a merge does, as data with a digest. Loads without torch, so that a catalog can be checked anywhere.
+
+Every method of today is one formula with other coefficients (Huang et al., ACL 2024; Ilharco et al., ICLR 2023)::
+
+    theta = theta_0 + a * tau_I + sum_k b_k * tau_k         tau_x = theta_x - parent(x)
+
+    linear             a = w_I / W    b_k = w_k / W         W = w_I + sum_k w_k
+    task_arithmetic    a = w_I        b_k = w_k
+
+With every parent the base, linear is the weighted mean of the instruct and tuned models, and theta_0 drops out.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from .errors import RecipeError
+
+MethodName = Literal["linear", "task_arithmetic"]
+OutDtype = Literal["bfloat16", "float16", "float32"]
+Weight = Annotated[float, Strict(), Field(ge=0.0, le=4.0, allow_inf_nan=False)]
+"""0 to 4. Published sweeps end at 2, and task arithmetic collapses from 1.5: more than 4 is a slip of the pen."""
+
+METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+
+
+class Coefficients(NamedTuple):
+    """The a and b_k of the formula above."""
+
+    a: float
+    """Of the instruct delta."""
+    b: dict[str, float]
+    """Of each language's delta, by language name, in the order asked for."""
+
+
+class Recipe(BaseModel):
+    """Merge method, parameters and policies. Frozen: the digest is part of what makes two merges the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: MethodName
+    """Which coefficients the weights turn into."""
+    instruct_weight: Weight = 1.0
+    """w_I."""
+    tuned_weight: Weight | dict[str, Weight] = 1.0
+    """w_k: one number for every language, or one per language name, each named."""
+    out_dtype: OutDtype = "bfloat16"
+    """What the output is stored in. The sum is float32 whatever this says."""
+    special_rows: Literal["merge", "instruct"] = "merge"
+    """`instruct` copies the embedding and head rows of the chat template's special tokens from the instruct model:
+    the tuned base never trained them, and averaging halves what the instruct model learnt."""
+
+    @model_validator(mode="after")
+    def _something_is_merged(self) -> Self:
+        tuned = self.tuned_weight.values() if isinstance(self.tuned_weight, dict) else [self.tuned_weight]
+        if not any(weight > 0 for weight in [self.instruct_weight, *tuned]):
+            raise ValueError(
+                f"instruct_weight {self.instruct_weight} and tuned_weight {self.tuned_weight} leave nothing to merge; "
+                "at least one must be above 0"
+            )
+        return self
+
+    def coefficients(self, languages: Sequence[str]) -> Coefficients:
+        """The coefficients of the two kinds of deltas for these languages.
+
+        Args:
+            languages: Language names, each once. None at all gives the control theta_0 + a tau_I.
+
+        Raises:
+            RecipeError: `tuned_weight` names other languages than these, or every weight that counts is 0.
+        """
+        weights = self._tuned_weights(languages)
+        total = self.instruct_weight + sum(weights.values())
+        if total == 0:
+            raise RecipeError(
+                f"every weight that counts for {list(languages)} is 0 (instruct_weight {self.instruct_weight}, "
+                f"tuned_weight {self.tuned_weight}): nothing to merge; set one above 0"
+            )
+        scale = total if self.method == "linear" else 1.0
+        return Coefficients(self.instruct_weight / scale, {name: w / scale for name, w in weights.items()})
+
+    def _tuned_weights(self, languages: Sequence[str]) -> dict[str, float]:
+        if len(set(languages)) != len(languages):
+            raise RecipeError(f"languages {list(languages)} name one language twice; its delta would count twice")
+        if not isinstance(self.tuned_weight, dict):
+            return dict.fromkeys(languages, self.tuned_weight)
+        problems = [
+            RecipeError(f"tuned_weight has no weight for language {name!r}; it names {sorted(self.tuned_weight)}")
+            for name in languages
+            if name not in self.tuned_weight
+        ] + [
+            RecipeError(f"tuned_weight has a weight for {name!r}, which is not merged; merged are {sorted(languages)}")
+            for name in self.tuned_weight
+            if name not in languages
+        ]
+        if problems:
+            raise RecipeError("; ".join(map(str, problems)), problems)
+        return {name: self.tuned_weight[name] for name in languages}
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: sorted keys, no spaces, 64 hex digits.
+
+        Fields at their default are left out. So a field added later leaves every stored digest as it is, and no merge
+        on record becomes due by an upgrade; in return a default, once released, never changes.
+        """
+        stated = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parse_recipe(mapping: object, where: str) -> Recipe:
+    """Read a recipe from parsed YAML or JSON.
+
+    Args:
+        mapping: What stands at that place; a mapping is expected.
+        where: The place, for messages: ``llama.yaml: targets.eu.recipe``.
+
+    Raises:
+        RecipeError: All that is wrong at once; each line has the place, the key, its value and what was expected.
+    """
+    if not isinstance(mapping, Mapping):
+        raise RecipeError(f"{where}: a recipe is a mapping with the keys {_known()}, not {mapping!r}")
+    try:
+        return Recipe.model_validate(dict(mapping))
+    except ValidationError as error:
+        lines = [_say(problem) for problem in error.errors() if not _is_other_branch(problem)]
+        problems = [RecipeError(f"{where}: {line}") for line in dict.fromkeys(lines)]
+        raise RecipeError("\n".join(map(str, problems)), problems) from error
+
+
+def _known() -> str:
+    return ", ".join(Recipe.model_fields)
+
+
+def _is_other_branch(problem: Any) -> bool:
+    """Pydantic reports both branches of number-or-mapping; only the one that the writer meant is worth saying."""
+    branch = str(problem["loc"][1]) if len(problem["loc"]) > 1 and problem["loc"][0] == "tuned_weight" else ""
+    if problem["type"] == "dict_type":
+        return branch.startswith("dict")
+    return (
+        problem["type"] == "float_type"
+        and branch.startswith(("float", "constrained"))
+        and (isinstance(problem["input"], dict))
+    )
+
+
+def _say(problem: Any) -> str:
+    """One line for one pydantic problem: key, value, what was expected."""
+    # A union puts its branch's name ("float", "dict[...]") into the path: only keys that a person wrote are shown.
+    place = [str(part) for part in problem["loc"] if not str(part).startswith(("float", "dict[", "constrained"))]
+    key = ".".join(place)
+    match problem["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(key, Recipe.model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return f"unknown key {key!r} = {problem['input']!r}{hint} Known keys: {_known()}"
+        case "missing":
+            return f"key {key!r} is missing; known methods: {', '.join(METHOD_NAMES)}"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case _:
+            return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,124 @@
+"""What each token id means, and which ids belong to the chat template.
+
+Sizes say nothing: two tokenizers of 128,256 entries can differ in every one, and a merge of their embeddings is
+noise that no check of shapes notices. So the maps id -> token are compared, added tokens included.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import read_json
+from .errors import CheckpointError, VocabularyMismatch
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""Variables by which a chat template names a token without spelling it."""
+
+
+def read_vocabulary(folder: Path) -> dict[int, str]:
+    """The map id -> token of ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: No such file, or a form that is not known.
+        VocabularyMismatch: Two tokens claim one id.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: missing, so the meaning of the rows cannot be compared; save the tokenizer in its fast form"
+        )
+    content = read_json(path)
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    tokens: dict[int, str] = {}
+    clashes: list[str] = []
+
+    def claim(number: Any, token: Any) -> None:
+        if not isinstance(number, int) or not isinstance(token, str):
+            raise CheckpointError(f"{path}: {token!r} -> {number!r} is no token with its id; fetch the tokenizer again")
+        if tokens.setdefault(number, token) != token:
+            clashes.append(f"id {number} is both {tokens[number]!r} and {token!r}")
+
+    if isinstance(vocab, dict):  # BPE, WordPiece, WordLevel
+        for token, number in vocab.items():
+            claim(number, token)
+    elif isinstance(vocab, list):  # Unigram: [token, score], the id is the position
+        for number, entry in enumerate(vocab):
+            claim(number, entry[0] if isinstance(entry, list) and entry else None)
+    else:
+        raise CheckpointError(f"{path}: model.vocab is {type(vocab).__name__}, expected a mapping or a list")
+    for entry in _added_tokens(content):
+        claim(entry.get("id"), entry.get("content"))
+    if clashes:
+        raise VocabularyMismatch(f"{path}: {'; '.join(clashes[:5])} ({len(clashes)} in all); expected one token per id")
+    return tokens
+
+
+def compare_vocabularies(label: str, theirs: Mapping[int, str], ours: Mapping[int, str]) -> VocabularyMismatch | None:
+    """What separates one input's tokenizer from the instruct model's, or None.
+
+    Args:
+        label: Who ``theirs`` is: ``tuned base eu``.
+        theirs: Its map id -> token.
+        ours: The instruct model's.
+    """
+    differing = [number for number in sorted(theirs.keys() | ours.keys()) if theirs.get(number) != ours.get(number)]
+    if not differing:
+        return None
+    examples = "; ".join(
+        f"id {number} is {_quote(theirs.get(number))} in {label} and {_quote(ours.get(number))} in instruct"
+        for number in differing[:3]
+    )
+    return VocabularyMismatch(
+        f"the tokenizer of {label} is not the instruct model's: {len(differing)} of {len(ours)} ids differ, first "
+        f"{examples}. Rows of such models cannot be added; use a model with the instruct model's tokenizer"
+    )
+
+
+def chat_token_ids(folder: Path) -> list[int]:
+    """Ids of the special tokens that the chat template of a model writes, sorted.
+
+    A special token counts when the template spells it, or names it by a variable such as ``eos_token``.
+
+    Raises:
+        CheckpointError: The model has no chat template.
+    """
+    content = read_json(folder / "tokenizer.json")
+    config_path = folder / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
+    template = _chat_template(folder, config)
+    if not template:
+        raise CheckpointError(
+            f"{folder}: has no chat template (chat_template.jinja or tokenizer_config.json: chat_template), and "
+            "special_rows: instruct needs one; set special_rows: merge"
+        )
+    named = {_content(config.get(variable)) for variable in _NAMED_TOKENS if variable in template}
+    return sorted(
+        entry["id"]
+        for entry in _added_tokens(content)
+        if entry.get("special") and (entry["content"] in template or entry["content"] in named)
+    )
+
+
+def _added_tokens(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    added = content.get("added_tokens") or []
+    return [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+
+
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> str:
+    """Every template that the model ships, as one text: only the tokens in it are of interest."""
+    parts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("chat_template*.jinja"))]
+    legacy = folder / "chat_template.json"
+    stated = [config.get("chat_template"), read_json(legacy).get("chat_template") if legacy.is_file() else None]
+    # Several templates stand as a list of {"name": ..., "template": ...}.
+    return "\n".join([*parts, *(part if isinstance(part, str) else json.dumps(part) for part in stated if part)])
+
+
+def _content(token: object) -> object:
+    """A token of ``tokenizer_config.json``: a string, or an object around one."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _quote(token: str | None) -> str:
+    return "no token" if token is None else repr(token)

@@ -1,0 +1,215 @@
+"""Measuring one served model: lm-eval as a library, over HTTP, each item's outcome kept.
+
+Imports lm-eval (seconds); flows start it as a child process instead (``tasks.harness.child``). Two calls on one model
+object: log-likelihood benchmarks without a chat template, answers with one, since lm-eval takes the template per call.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_eval.evaluator import evaluate as lm_evaluate
+from lm_eval.tasks import TaskManager
+
+from tasks.domain.errors import EndpointUnavailable, InputError
+from tasks.domain.models import Score
+from tasks.harness.client import ServedModel
+from tasks.harness.results import scores_of
+from tasks.harness.suite import SUITES, benchmark_digest, lm_eval_version, refuse_unknown
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+
+
+class Progress(NamedTuple):
+    """How far a measurement is, in requests."""
+
+    benchmark: str
+    done: int
+    total: int
+
+
+def evaluate(
+    *,
+    base_url: str,
+    model: str,
+    folder: Path,
+    benchmarks: Sequence[str],
+    batch_size: int = 32,
+    concurrency: int = 32,
+    api_key: str | None = None,
+    chat_template: bool | None = None,
+    prefix_token_id: int | None = None,
+    split: str = "test",
+    timeout_seconds: float = 120.0,
+    wait_seconds: float = 0.0,
+    suites: Path = SUITES,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[Score, ...]:
+    """Score ``model`` on ``benchmarks``.
+
+    Args:
+        base_url: of an OpenAI-compatible server, ``http://127.0.0.1:8700/v1``.
+        model: its name there, ``eu@abcdef123456``.
+        folder: the model's files; tokenizer and longest context are read from here.
+        benchmarks: names in ``suites/``.
+        batch_size: prompts per log-likelihood request; does not change results.
+        concurrency: sequences in flight; does not change results.
+        api_key: sent as a bearer token.
+        chat_template: ask chat benchmarks through the chat endpoint (True), or as plain text (False), as is right for
+            a base model without a template, where vLLM refuses chats. None: by whether the folder has a template.
+        prefix_token_id: what every scored sequence starts with; give the base's for all models of a family. None: the
+            folder's ``bos_token_id``.
+        split: of the data.
+        timeout_seconds: for one request.
+        wait_seconds: how long to wait for the server to know the model, once all else is ready.
+        suites: where the benchmarks are.
+        on_progress: called as answers come in.
+
+    Returns:
+        Scores in the order of ``benchmarks``; strict and then lenient for a chat benchmark.
+
+    Raises:
+        UnknownBenchmark: listing the known ones.
+        InputError: if the folder or a request does not fit: no tokenizer, no prefix token, an item that is too long.
+        ModelRefused: if scores cannot be what they seem: broken weights, one choice for everything.
+        EndpointUnavailable: on any HTTP failure, timeout or broken-off answer; nothing is counted as wrong instead.
+    """
+    refuse_unknown(benchmarks, suites)
+    if batch_size < 1 or concurrency < 1:
+        raise InputError(f"batch_size {batch_size} and concurrency {concurrency} must both be at least 1")
+    facts = describe(folder, prefix_token_id=prefix_token_id, chat_template=chat_template)
+    started = time.monotonic()
+    tasks = _load(benchmarks, suites, split)
+    loaded = time.monotonic()
+    count = _Counter({name: _requests(task) for name, task in tasks.items()}, on_progress)
+    served = ServedModel(
+        base_url=base_url,
+        model=model,
+        folder=folder,
+        prefix_token_id=facts.prefix_token_id,
+        max_length=facts.max_length,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        timeout_seconds=timeout_seconds,
+        api_key=api_key,
+        on_done=count,
+    )
+    _await(served, wait_seconds)
+    ready = time.monotonic()
+    answers = {name: t for name, t in tasks.items() if t.OUTPUT_TYPE == "generate_until"}
+    scored = {name: t for name, t in tasks.items() if name not in answers}
+    samples = {**_run(served, scored, chat=False), **_run(served, answers, chat=facts.chat_template)}
+    log.info(
+        "%s: %d benchmarks, %d requests; load %.1f s, wait %.1f s, ask %.1f s",
+        *(model, len(tasks), count.total, loaded - started, ready - loaded, time.monotonic() - ready),
+    )
+    return tuple(score for name in benchmarks for score in scores_of(name, samples[name]))
+
+
+class Described(NamedTuple):
+    """What of a model's folder a measurement depends on."""
+
+    prefix_token_id: int
+    max_length: int
+    chat_template: bool
+
+
+def describe(folder: Path, *, prefix_token_id: int | None = None, chat_template: bool | None = None) -> Described:
+    """Read what is needed of a model's folder; the arguments override what is found there.
+
+    Raises:
+        InputError: if files are missing, or no prefix token or context length is stated.
+    """
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} has no {' and no '.join(missing)}; expected a model's folder")
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    # Never eos: base and instruct differ there, and the same weights score 2.005 or 2.123 bits per byte by it.
+    prefix = config.get("bos_token_id") if prefix_token_id is None else prefix_token_id
+    longest = config.get("max_position_embeddings")
+    if not isinstance(prefix, int) or not isinstance(longest, int):
+        raise InputError(
+            f"{folder}/config.json: bos_token_id is {prefix!r}, max_position_embeddings {longest!r}; expected two"
+            " numbers. Give prefix_token_id if the family has no bos: the id of its base's <|endoftext|>"
+        )
+    if chat_template is None:
+        path = folder / "tokenizer_config.json"
+        stated = path.is_file() and json.loads(path.read_text("utf-8")).get("chat_template")
+        chat_template = bool(stated) or (folder / "chat_template.jinja").is_file()
+    return Described(prefix, longest, chat_template)
+
+
+def facts_of(benchmarks: Sequence[str], folder: Path, *, prefix_token_id: int | None = None) -> dict[str, str]:
+    """The harness's part of ``Evaluation.facts``; ``judge`` compares all but ``max_length`` and ``chat_template``."""
+    described = describe(folder, prefix_token_id=prefix_token_id)
+    return {
+        "lm_eval": lm_eval_version(),
+        "prefix_token_id": str(described.prefix_token_id),
+        "max_length": str(described.max_length),
+        "chat_template": "server" if described.chat_template else "none",
+        **{f"benchmark:{name}": benchmark_digest(name) for name in sorted(benchmarks)},
+    }
+
+
+class _Counter:
+    def __init__(self, expected: dict[str, int], on_progress: Callable[[Progress], None] | None) -> None:
+        self.total = sum(expected.values())
+        self._done = 0
+        self._on_progress = on_progress
+
+    def __call__(self, benchmark: str, requests: int) -> None:
+        self._done = min(self.total, self._done + requests)
+        if self._on_progress is not None:
+            self._on_progress(Progress(benchmark, self._done, self.total))
+
+
+def _load(benchmarks: Sequence[str], suites: Path, split: str) -> dict[str, Any]:
+    # include_defaults=False: the 14,000 built-in YAML files are not indexed, and no name of ours can mean one of them.
+    manager = TaskManager(
+        include_path=str(suites), include_defaults=False, metadata={"split": split, "folder": str(suites)}
+    )
+    tasks: dict[str, Any] = manager.load(list(benchmarks))["tasks"]
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=1234)
+    return tasks
+
+
+def _requests(task: Any) -> int:
+    docs = task.eval_docs
+    return sum(len(doc["choices"]) for doc in docs) if task.OUTPUT_TYPE == "multiple_choice" else len(docs)
+
+
+def _run(served: ServedModel, tasks: dict[str, Any], *, chat: bool) -> dict[str, list[dict[str, Any]]]:
+    """lm-eval's samples by benchmark. No cache of any kind: lm-eval's keys leave out the model (#2715) and the YAML."""
+    if not tasks:
+        return {}
+    found = lm_evaluate(
+        lm=served,
+        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+        limit=None,
+        cache_requests=False,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )
+    if found is None:
+        raise InputError("lm-eval gave no result, as it does when LOCAL_RANK is set; unset it")
+    samples: dict[str, list[dict[str, Any]]] = found["samples"]
+    return samples
+
+
+def _await(served: ServedModel, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return served.probe()
+        except EndpointUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_SECONDS)

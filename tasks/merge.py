@@ -1,0 +1,87 @@
+"""Prefect tasks that make a merge happen: on the gpu pool, in a child process, with its progress in the UI."""
+
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+from prefect.logging import get_run_logger
+
+from tasks.child import Event, run_child
+from tasks.domain.errors import InputError, TransientError
+from tasks.domain.jobs import Job
+from tasks.domain.models import Digest
+from tasks.hub import is_transient
+from tasks.settings import open_ledger, open_store, settings
+
+
+@task(name="merge", task_run_name="merge {job.name}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient)
+def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
+    """The merged artifact's digest: from the ledger if this merge was made before, else from a run on the gpu pool."""
+    known = open_ledger().artifact_for(job.merge_key)
+    if known is not None and open_store().has(known[0]):
+        get_run_logger().info("merge %s exists: artifact %s", job.merge_key[:12], known[0][:12])
+        return known[0]
+    run = run_deployment(
+        "merge-candidate/gpu",
+        parameters={"job": job.model_dump(mode="json"), "inputs": inputs},
+        flow_run_name=f"merge {job.name}",
+        tags=[job.family, job.target, job.release.ref.slug],
+        idempotency_key=f"{job.merge_key}:{fence}",
+        poll_interval=1,
+    )
+    state = run.state
+    if state is None or not state.is_completed():
+        message = (state.message if state else None) or "no message"
+        kind = InputError if "InputError" in message else TransientError
+        raise kind(f"merge run {run.name} ended as {state.name if state else 'unknown'}: {message}")
+    made = open_ledger().artifact_for(job.merge_key)
+    if made is None:
+        raise TransientError(f"merge run {run.name} completed, but no artifact is recorded for {job.merge_key[:12]}")
+    return made[0]
+
+
+@task(name="graft", task_run_name="graft {job.name}", cache_policy=NO_CACHE)
+def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
+    """Run the engine in a child process, adopt the result into the store, record its lineage."""
+    store, logger = open_store(), get_run_logger()
+    scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
+    config = scratch / "config.json"
+    config.write_text(json.dumps(_engine_config(job, inputs), indent=1))
+    progress = create_progress_artifact(0.0, key=f"merge-{job.family}-{job.target}", description=f"Merge {job.name}")
+    report = run_child(
+        "tasks.engine",
+        [str(config), str(scratch / "out"), "--json-lines"],
+        deadline_seconds=settings().evaluate_deadline_seconds,
+        on_event=lambda event: _show(progress, event),
+    )
+    artifact = store.adopt(scratch / "out")
+    open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=float(report.get("seconds", 0.0)))
+    logger.info(
+        "merged %s: artifact %s, %d bytes in %.2f s, peak %d MiB",
+        job.name,
+        artifact.short,
+        report.get("bytes_written", 0),
+        report.get("seconds", 0.0),
+        int(report.get("peak_rss_bytes", 0)) >> 20,
+    )
+    return artifact.digest
+
+
+def _engine_config(job: Job, inputs: dict[str, Digest]) -> dict[str, Any]:
+    folder = {role: open_store().get(digest).folder for role, digest in inputs.items()}
+    languages = [role.split(":", 1)[1] for role in folder if role.startswith("tuned:")]
+    return {
+        "recipe": dict(job.lineage.recipe),
+        "base": folder["base"],
+        "instruct": folder["instruct"],
+        "tuned": {c: {"path": folder[f"tuned:{c}"], "parent": folder.get(f"parent:{c}")} for c in languages},
+    }
+
+
+def _show(progress: UUID, event: Event) -> None:
+    if event["event"] == "progress" and event.get("total"):
+        update_progress_artifact(progress, 100.0 * event["done"] / event["total"])

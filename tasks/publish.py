@@ -1,0 +1,109 @@
+"""Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; all else waits for its effect."""
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
+from tasks.domain.jobs import PublishRequest
+from tasks.domain.models import ChannelState
+from tasks.domain.report import channel_page
+from tasks.settings import open_endpoint, open_ledger, settings
+
+
+@task(name="switch", task_run_name="switch {request.channel}", cache_policy=NO_CACHE)
+def switch_channel(request: PublishRequest) -> ChannelState:
+    """Point the channel at the artifact, if nothing has moved since it was judged.
+
+    Raises:
+        PromotionFailed: if the channel or the claim has moved on. Nothing is changed then.
+    """
+    run_id = flow_run.get_id()
+    return open_ledger().switch_channel(
+        request.channel,
+        digest=request.artifact_digest,
+        release=request.release,
+        target=request.target,
+        family=request.family,
+        expected_generation=request.expected_generation,
+        fence=request.fence,
+        claim_key=request.claim_key,
+        flow_run_id=str(run_id) if run_id else None,
+        reason=request.reason,
+    )
+
+
+@task(name="confirm", task_run_name="confirm {state.channel} generation {state.generation}", cache_policy=NO_CACHE)
+def confirm_visible(state: ChannelState) -> None:
+    """Wait until the gateway has said that it routes by this generation; switch back if it does not in time.
+
+    Raises:
+        PromotionFailed: naming the agent's last heartbeat, and what the channel serves again.
+    """
+    try:
+        seen = open_endpoint().wait_visible(
+            state.channel, generation=state.generation, deadline_seconds=settings().visible_deadline_seconds
+        )
+    except EndpointUnavailable as error:
+        raise PromotionFailed(f"{state.channel}: {error}. {_switch_back(state, str(error))}") from error
+    get_run_logger().info("%s serves generation %d after %.1f s", state.channel, state.generation, seen.seconds)
+
+
+def _switch_back(state: ChannelState, reason: str) -> str:
+    before = next((p for p in open_ledger().promotions(state.channel) if p.generation == state.generation - 1), None)
+    if before is None:
+        return "Nothing was served before, so the channel stays as it is."
+    back = open_ledger().switch_channel(
+        state.channel,
+        digest=before.artifact_digest,
+        release=before.release,
+        target=before.target,
+        family=before.family,
+        expected_generation=state.generation,
+        reason=f"generation {state.generation} did not become visible: {reason}",
+    )
+    return f"Switched back to {before.release} (artifact {before.artifact_digest[:12]}) as generation {back.generation}."
+
+
+@task(name="announce", task_run_name="announce {state.channel}", cache_policy=NO_CACHE)
+def announce(state: ChannelState, reason: str) -> None:
+    """Show in the UI what the channel serves now, and a link to the endpoint."""
+    before = next(
+        (p.release for p in open_ledger().promotions(state.channel) if p.artifact_digest == state.previous_digest), None
+    )
+    page = channel_page(state, endpoint=settings().gateway_url, reason=reason, previous=before)
+    what = f"{state.channel}: {state.release}, generation {state.generation}"
+    create_markdown_artifact(page, key=f"channel-{state.channel}", description=what)
+    create_link_artifact(
+        f"{settings().gateway_url}/v1/models", key=f"endpoint-{state.channel}", link_text=what, description=reason
+    )
+
+
+@task(name="choose-previous", task_run_name="what {channel} served before", cache_policy=NO_CACHE)
+def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
+    """The request that takes a channel back: to what it served before, or to an artifact named by digest.
+
+    Raises:
+        InputError: if the channel has never served such an artifact; what it has served is listed.
+    """
+    state = open_ledger().channel(channel)
+    if state is None:
+        known = [c.channel for c in open_ledger().channels()]
+        raise InputError(f"channel {channel!r} has never served anything; channels: {known}")
+    history = open_ledger().promotions(channel)
+    wanted = state.previous_digest if to == "previous" else to
+    found = next((p for p in history if wanted and p.artifact_digest.startswith(wanted)), None)
+    if found is None:
+        served = [f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})" for p in history]
+        raise InputError(f"{channel!r} cannot go back to {to!r}: it has served only this", problems=served)
+    return PublishRequest(
+        family=found.family,
+        target=found.target,
+        channel=channel,
+        artifact_digest=found.artifact_digest,
+        release=found.release,
+        expected_generation=state.generation,
+        reason=f"rolled back from {state.release} (generation {state.generation}): {reason}",
+    )

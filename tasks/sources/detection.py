@@ -1,0 +1,74 @@
+"""Which repositories are instruct releases of a family, and when one is ready to be used. Pure functions.
+
+Names decide, since metadata does not: ``base_model`` is often missing and a base may carry a chat template. What a name
+promises is then checked by the pre-flight.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tasks.domain.errors import InputError
+from tasks.sources.protocol import RepoState, SourceFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def instruct_releases(states: Iterable[RepoState], *, pattern: str, deny: Sequence[str]) -> list[RepoState]:
+    """The states whose repository is an instruct release, the oldest first.
+
+    Args:
+        states: what a source lists.
+        pattern: regular expression that the whole repository id must match.
+        deny: words that rule a repository out, such as ``GGUF`` or ``Math``; whole words, whatever their case.
+            A word ends where letters end, so ``VL`` rules out ``Qwen3-VL-8B`` and ``Qwen3VL`` but not ``EVLar``.
+
+    Raises:
+        InputError: ``pattern`` is not a regular expression.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"release pattern {pattern!r} is not a regular expression: {error}") from error
+    words = "|".join(re.escape(word) for word in deny)
+    denied = re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE) if words else None
+    found = [s for s in states if wanted.fullmatch(s.repo_id) and not (denied and denied.search(s.repo_id))]
+    return sorted(found, key=lambda state: (state.last_modified, state.repo_id))
+
+
+def settled(state: RepoState, now: datetime, min_age_seconds: float) -> str | None:
+    """Why this release must still wait, or None when it need not.
+
+    Releases arrive in several commits: weights in batches, then a fixed card, then a fixed template.
+    """
+    if state.disabled:
+        return f"{state.repo_id} is disabled at its source"
+    age = (now - state.last_modified).total_seconds()
+    if age < min_age_seconds:
+        return f"{state.repo_id}@{state.sha[:12]} changed {age:.0f} s ago; it settles at {min_age_seconds:.0f} s"
+    return None
+
+
+def complete(files: Iterable[SourceFile], index: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What is missing from the weights, one line each; nothing when they are all there.
+
+    Args:
+        files: the repository's listing.
+        index: the parsed ``model.safetensors.index.json``, or None when the repository has none.
+    """
+    by_path = {file.path: file for file in files}
+    if index is None:
+        if SINGLE in by_path:
+            return ()
+        others = sorted(path for path in by_path if path.endswith(".safetensors") and "/" not in path)
+        return (f"neither {SINGLE} nor {INDEX}; safetensors there: {', '.join(others) or 'none'}",)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        return (f"{INDEX}: no weight_map",)
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    problems = [f"{shard}: named by {INDEX} but not there" for shard in shards if shard not in by_path]
+    empty = [shard for shard in shards if shard in by_path and by_path[shard].size == 0]
+    problems += [f"{shard}: named by {INDEX} but empty" for shard in empty]
+    return tuple(problems)

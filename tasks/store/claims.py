@@ -1,0 +1,122 @@
+"""Who works on which job: a claim with a lease, an attempt and a fence.
+
+A fence increases over all jobs. A process that lost its lease without noticing may finish its work; the fence stops it
+at the one place where it matters, the switch of a channel.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from tasks.domain.errors import InputError
+from tasks.domain.records import Claim
+from tasks.store.database import Database
+from tasks.store.tables import attempts, claims
+
+
+class Claims(Database):
+    """The part of the ledger that says who may work on what."""
+
+    def claim(
+        self, job_key: str, owner: str, lease_seconds: float, description: Mapping[str, Any] | None = None
+    ) -> Claim | None:
+        """Take a job; None while another owner has a live claim on it.
+
+        The owner itself may claim again: its earlier attempt is then over, as after a crash and a retry.
+        """
+        if lease_seconds <= 0:
+            raise InputError(f"the lease on {job_key} is {lease_seconds} s; it must be more than 0")
+        with self._write() as connection:
+            now = self._now()
+            held = connection.execute(select(claims).where(claims.c.job_key == job_key)).first()
+            if held is not None and held.owner != owner and _is_live(held, now):
+                return None
+            attempt = 1 + (connection.scalar(_attempts(job_key)) or 0)
+            made = insert(attempts).values(job_key=job_key, attempt=attempt, owner=owner, at=now)
+            key = connection.execute(made).inserted_primary_key
+            assert key is not None  # both databases return it
+            taken = Claim(
+                job_key=job_key,
+                attempt=attempt,
+                fence=key[0],
+                owner=owner,
+                lease_seconds=lease_seconds,
+                lease_until=now + timedelta(seconds=lease_seconds),
+                description=dict(description or {}),
+            )
+            values = {**taken.model_dump(), "ended_at": None}
+            if held is None:
+                connection.execute(insert(claims).values(**values))
+            else:
+                connection.execute(update(claims).where(claims.c.job_key == job_key).values(**values))
+            return taken
+
+    def renew(self, claim: Claim) -> bool:
+        """Extend the lease by its length from now; False if the claim was superseded, released or ended.
+
+        A lease that ran out while nobody else took the job (a laptop slept) can be renewed.
+        """
+        until = self._now() + timedelta(seconds=claim.lease_seconds)
+        with self._write() as connection:
+            mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
+            return connection.execute(update(claims).where(*mine).values(lease_until=until)).rowcount == 1
+
+    def release(self, claim: Claim) -> bool:
+        """Give the job back; False if the claim was no longer ours."""
+        with self._write() as connection:
+            mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
+            return connection.execute(update(claims).where(*mine).values(ended_at=self._now())).rowcount == 1
+
+    def live_claims(self, now: datetime | None = None) -> list[Claim]:
+        """Every claim whose lease has not ended, in the order in which they were taken."""
+        moment = now or self._now()
+        asked = (
+            select(claims).where(claims.c.ended_at.is_(None), claims.c.lease_until > moment).order_by(claims.c.fence)
+        )
+        with self._read() as connection:
+            return [_claim(row) for row in connection.execute(asked)]
+
+    def attempts(self, job_key: str) -> int:
+        """How often the job was claimed, ever."""
+        with self._read() as connection:
+            return connection.scalar(_attempts(job_key)) or 0
+
+    def expire_claims_of(self, owner_prefix: str = "") -> list[str]:
+        """End the claims of owners that begin with ``owner_prefix`` (of all, if empty); the jobs that this frees.
+
+        For a start after a crash, when those owners are known to be gone.
+        """
+        with self._write() as connection:
+            gone = (claims.c.ended_at.is_(None), claims.c.owner.startswith(owner_prefix, autoescape=True))
+            freed = connection.scalars(select(claims.c.job_key).where(*gone).order_by(claims.c.fence)).all()
+            connection.execute(update(claims).where(*gone).values(ended_at=self._now()))
+            return list(freed)
+
+
+def fence_problem(connection: Connection, claim_key: str, fence: int) -> str | None:
+    """Why the holder of ``fence`` may not act for ``claim_key``, or None if it may. Called inside a write."""
+    held = connection.execute(select(claims).where(claims.c.job_key == claim_key)).first()
+    if held is None:
+        return f"fence {fence} belongs to no claim: job {claim_key} was never claimed"
+    if held.fence != fence:
+        return (
+            f"fence {fence} was superseded: job {claim_key} is now at fence {held.fence} "
+            f"(attempt {held.attempt}, {held.owner})"
+        )
+    if held.ended_at is not None:
+        return f"fence {fence} (attempt {held.attempt} of job {claim_key}) was given up at {held.ended_at.isoformat()}"
+    return None
+
+
+def _attempts(job_key: str) -> Any:
+    return select(func.max(attempts.c.attempt)).where(attempts.c.job_key == job_key)
+
+
+def _is_live(row: Row[Any], now: datetime) -> bool:
+    return row.ended_at is None and bool(row.lease_until > now)
+
+
+def _claim(row: Row[Any]) -> Claim:
+    return Claim.model_validate({name: value for name, value in row._mapping.items() if name != "ended_at"})

@@ -1,0 +1,56 @@
+"""The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
+
+    facts       facts.py (models), judgements.py (scores, verdicts, ends, holds): appended, never changed
+    what moves  claims.py, channels.py, serving.py
+    below       database.py (transactions, schema), tables.py, migrations/
+
+It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.engine import URL
+
+from tasks.store.channels import Channels
+from tasks.store.claims import Claims
+from tasks.store.database import connect, migrate, utc_now
+from tasks.store.facts import Merged, ModelFacts
+from tasks.store.judgements import JudgementFacts
+from tasks.store.serving import Serving
+
+__all__ = ["Ledger", "Merged"]
+
+
+class Ledger(ModelFacts, JudgementFacts, Claims, Channels, Serving):
+    """An open ledger. Share one between threads; open one in each process."""
+
+    @classmethod
+    def open(cls, url: str | URL, *, now: Callable[[], datetime] = utc_now) -> Self:
+        """Open the ledger at ``url``, making or upgrading its schema where needed.
+
+        Args:
+            url: ``sqlite:////absolute/path`` or ``postgresql://user:password@host:port/name``.
+            now: the clock; leases compare it over hosts, so keep their clocks together.
+
+        Raises:
+            InputError: if this is no ledger, or one of a newer version.
+            TransientError: if the database does not answer.
+        """
+        ledger = cls(connect(url), now)
+        try:
+            migrate(ledger)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Schema versions of the ledger, run by ``tasks.store.database.migrate``; never edited once released."""

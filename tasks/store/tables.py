@@ -1,0 +1,238 @@
+"""The ledger's tables. ``FACTS`` are append-only, and triggers of migration 0001 refuse anything else.
+
+Only these move: claims, channels (the pointer), staged, instances, agents. A test compares this file with what the
+migrations make, so change both.
+"""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+
+class Utc(TypeDecorator[datetime]):
+    """A moment, stored in UTC. A naive one is refused: on two hosts it would mean two different moments."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; SQLite then stores a text of fixed width, which sorts as time does."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone; pass one, as in datetime.now(UTC)")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """SQLite gives naive times back, PostgreSQL those of the session's zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+releases = Table(
+    "releases",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("repo_id", String, nullable=False),
+    Column("revision", String, nullable=False),
+    Column("content_digest", String, nullable=False, index=True),
+    Column("released_at", Utc, nullable=False),
+    Column("seen_at", Utc, nullable=False),
+    # The same files under a new commit or a new name are not a new release.
+    UniqueConstraint("family", "content_digest", name="uq_releases_family_digest"),
+)
+repo_states = Table(
+    "repo_states",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("repo_id", String, nullable=False, index=True),
+    Column("internal_id", String, nullable=False),
+    Column("revision", String, nullable=False),
+    Column("content_digest", String),
+    Column("at", Utc, nullable=False),
+)
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+merges = Table(
+    "merges",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("merge_key", String, nullable=False, index=True),
+    Column("digest", String, ForeignKey("artifacts.digest"), nullable=False, index=True),
+    Column("lineage", JSON, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("repo_id", String, primary_key=True),
+    Column("revision", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("eval_key", String, primary_key=True),
+    Column("artifact_digest", String, nullable=False, index=True),
+    Column("facts", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+scores = Table(
+    "scores",
+    metadata,
+    Column("eval_key", String, ForeignKey("evaluations.eval_key"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("benchmark", String, nullable=False),
+    Column("metric", String, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("stderr", Float, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("higher_is_better", Boolean, nullable=False),
+    Column("items", LargeBinary, nullable=False),
+)
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("verdict_key", String, nullable=False, index=True),
+    Column("job_key", String, nullable=False),
+    Column("family", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+job_ends = Table(
+    "job_ends",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_key", String, nullable=False, index=True),
+    Column("outcome", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("artifact_digest", String),
+    Column("flow_run_id", String),
+    Column("at", Utc, nullable=False),
+)
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String, nullable=False, index=True),
+    Column("held", Boolean, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("fence", Integer, primary_key=True),
+    Column("job_key", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("at", Utc, nullable=False),
+    UniqueConstraint("job_key", "attempt", name="uq_attempts_job_attempt"),
+    sqlite_autoincrement=True,  # a fence is never given out twice
+)
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("channel", String, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("artifact_digest", String, nullable=False),
+    Column("previous_digest", String),
+    Column("repo_id", String, nullable=False),
+    Column("revision", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("family", String, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("flow_run_id", String),
+    Column("claim_key", String),
+    Column("fence", Integer, ForeignKey("attempts.fence")),
+    Column("extra", JSON, nullable=False),
+)
+
+FACTS = (
+    *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
+    *("verdicts", "job_ends", "holds", "attempts", "promotions"),
+)
+
+# --- what moves ------------------------------------------------------------------------------------------------------
+claims = Table(
+    "claims",
+    metadata,
+    Column("job_key", String, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, ForeignKey("attempts.fence"), nullable=False),
+    Column("owner", String, nullable=False),
+    Column("lease_seconds", Float, nullable=False),
+    Column("lease_until", Utc, nullable=False),
+    Column("ended_at", Utc),
+    Column("description", JSON, nullable=False),
+)
+channels = Table(
+    "channels",
+    metadata,
+    Column("channel", String, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("acknowledged_generation", Integer, nullable=False),
+    Column("acknowledged_at", Utc),
+    # The pointer is a generation; what it points at is the promotion of that generation.
+    ForeignKeyConstraint(["channel", "generation"], ["promotions.channel", "promotions.generation"]),
+)
+staged = Table(
+    "staged",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("channel", String, primary_key=True),
+    Column("owner", String, primary_key=True),
+    Column("repo_id", String),
+    Column("revision", String),
+    Column("wanted_at", Utc, nullable=False),
+    Column("lease_until", Utc, nullable=False),
+    Column("extra", JSON, nullable=False),
+)
+instances = Table(
+    "instances",
+    metadata,
+    Column("agent", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("status", JSON, nullable=False),
+)
+agents = Table(
+    "agents",
+    metadata,
+    Column("agent", String, primary_key=True),
+    Column("seen_at", Utc, nullable=False),
+)
+
+Index("ix_verdicts_family_target", verdicts.c.family, verdicts.c.target)

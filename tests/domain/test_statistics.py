@@ -1,0 +1,116 @@
+"""The gate's statistics against scipy and values worked out by hand."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tasks.domain.models import Item, Score
+from tasks.domain.statistics import (
+    discordant,
+    mcnemar_exact,
+    mean_and_stderr,
+    paired_difference,
+    quantile,
+    unpaired_difference,
+    wilson,
+)
+
+
+def marks(values: list[float]) -> list[Item]:
+    return [Item(item_id=f"i{k}", value=v) for k, v in enumerate(values)]
+
+
+def test_a_paired_difference_of_right_and_wrong_has_the_mcnemar_stderr() -> None:
+    # 10 items: only ours right on 3, only theirs on 1. mean .2, se sqrt((.3 + .1 - .04) / 10)
+    ours = marks([1, 1, 1, 0, 1, 1, 1, 0, 0, 0])
+    theirs = marks([0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
+    found = paired_difference(ours, theirs)
+    assert found.mean == pytest.approx(0.2)
+    assert found.stderr == pytest.approx(math.sqrt((0.3 + 0.1 - 0.2**2) / 10))
+    assert (found.n, found.paired) == (10, True)
+    assert discordant(ours, theirs) == (3, 1)
+
+
+def test_items_are_paired_by_id_and_not_by_place() -> None:
+    ours, theirs = marks([1, 0, 1, 1]), marks([1, 0, 0, 1])
+    assert paired_difference(ours, theirs[::-1]) == paired_difference(ours, theirs)
+
+
+def test_with_equal_weights_the_interval_of_numbers_is_that_of_a_paired_t_test() -> None:
+    rng = random.Random(1)
+    ours = [rng.gauss(2.0, 0.4) for _ in range(40)]
+    theirs = [a - rng.gauss(0.1, 0.2) for a in ours]
+    found = paired_difference(marks(ours), marks(theirs))
+    low = stats.ttest_rel(ours, theirs, alternative="greater").confidence_interval(0.95).low
+    assert found.lower() == pytest.approx(low, abs=1e-5)
+
+
+def test_bits_per_byte_weigh_long_texts_more() -> None:
+    ours = [Item(item_id="a", value=200, weight=100), Item(item_id="b", value=30, weight=10)]
+    theirs = [Item(item_id="a", value=100, weight=100), Item(item_id="b", value=30, weight=10)]
+    assert mean_and_stderr(ours)[0] == pytest.approx(230 / 110)
+    assert paired_difference(ours, theirs).mean == pytest.approx(100 / 110)
+
+
+def test_a_constant_difference_per_byte_has_no_uncertainty() -> None:
+    ours = [Item(item_id=str(k), value=2.0 * k, weight=k) for k in range(1, 9)]
+    theirs = [Item(item_id=str(k), value=1.5 * k, weight=k) for k in range(1, 9)]
+    found = paired_difference(ours, theirs)
+    assert found.mean == pytest.approx(0.5)
+    assert found.stderr == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ([Item(item_id="x", value=1)], "on one side only"),
+        ([Item(item_id="i0", value=1, weight=2)], "weigh differently"),
+        ([Item(item_id="i0", value=1), Item(item_id="i0", value=0)], "twice"),
+    ],
+)
+def test_items_that_do_not_belong_together_are_not_paired(theirs: list[Item], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        paired_difference(marks([1]), theirs)
+
+
+def test_one_item_decides_nothing() -> None:
+    found = paired_difference(marks([1]), marks([0]))
+    assert found.lower() == -math.inf
+    assert found.upper() == math.inf
+
+
+def test_unpaired_variances_add_up() -> None:
+    ours = Score(benchmark="b", metric="acc", value=0.8, stderr=0.03, n=200)
+    theirs = Score(benchmark="b", metric="acc", value=0.7, stderr=0.04, n=300)
+    found = unpaired_difference(ours, theirs)
+    assert (found.n, found.paired) == (200, False)
+    assert found.stderr == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("degrees", [8, 12, 29, 119, 299])
+@pytest.mark.parametrize("probability", [0.95, 0.975, 0.99])
+def test_the_t_quantile_is_that_of_scipy(degrees: int, probability: float) -> None:
+    assert quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), abs=3e-4)
+
+
+@pytest.mark.parametrize("degrees", range(1, 8))
+def test_with_few_degrees_of_freedom_the_quantile_is_never_too_small(degrees: int) -> None:
+    assert quantile(0.95, degrees) >= stats.t.ppf(0.95, degrees) - 1e-9
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_exact_mcnemar_is_the_binomial_test_of_scipy(only_ours: int, only_theirs: int) -> None:
+    n = only_ours + only_theirs
+    expected = stats.binomtest(only_ours, n, 0.5).pvalue if n else 1.0
+    assert mcnemar_exact(only_ours, only_theirs) == pytest.approx(expected)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_wilson_interval_is_that_of_scipy(case: tuple[int, int]) -> None:
+    successes, n = case
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -1,0 +1,199 @@
+"""Every ledger test runs on SQLite and on a PostgreSQL cluster of its own, started here and gone with the session."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tasks.domain.lineage import Ingredient, Lineage
+from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
+from tasks.store.ledger import Ledger
+from tasks.store.tables import metadata
+
+START = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.moment = START
+
+    def __call__(self) -> datetime:
+        return self.moment
+
+    def forward(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+class Samples:
+    """Nouns to put on record; the same argument gives an equal one."""
+
+    @staticmethod
+    def digest(name: str) -> str:
+        return (name.encode().hex() + "0" * 64)[:64]
+
+    @staticmethod
+    def ref(name: str = "v1") -> ModelRef:
+        return ModelRef(repo_id=f"lab/llama-tiny-instruct-{name}", revision=(name.encode().hex() + "0" * 40)[:40])
+
+    def release(self, name: str = "v1", *, days: int = 0, family: str = "tiny") -> Release:
+        released = START + timedelta(days=days)
+        return Release(
+            family=family,
+            ref=self.ref(name),
+            content_digest=self.digest(name),
+            released_at=released,
+            seen_at=released + timedelta(hours=1),
+        )
+
+    def artifact(self, name: str) -> Artifact:
+        digest = self.digest(name)
+        files = (FileDigest(path="model.safetensors", sha256=digest, size=5_000_000_000),)
+        return Artifact(digest=digest, folder=f"/srv/artifacts/{digest}", files=files)
+
+    def lineage(self, name: str = "v1", engine: str = "1.0") -> Lineage:
+        part = Ingredient(role="instruct", ref=self.ref(name), digest=self.digest(name))
+        recipe = {"method": "linear", "weight": 0.75}
+        return Lineage(family="tiny", target="eu", ingredients=(part,), recipe=recipe, engine_version=engine)
+
+    def evaluation(self, key: str = "eval", *, right: int = 2, n: int = 3) -> Evaluation:
+        items = tuple(Item(item_id=f"q{i}", value=float(i < right), answer="Zaragoza, ñ") for i in range(n))
+        value = right / n
+        scores = (
+            Score(benchmark="facts_eu", metric="acc", value=value, stderr=0.1, n=n, items=items),
+            Score(benchmark="bpb_eu", metric="bits_per_byte", value=1.25, stderr=0.01, n=9, higher_is_better=False),
+        )
+        facts = {"lm_eval": "0.4.13", "template": ""}
+        return Evaluation(eval_key=self.digest(key), artifact_digest=self.digest("merged"), scores=scores, facts=facts)
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; CI must test the ledger on PostgreSQL", pytrace=False)
+    pytest.skip(reason)
+
+
+def _binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A ledger's address in a PostgreSQL of our own: loopback, a free port, no unix socket, gone at the end."""
+    binaries = _binaries()
+    if binaries is None:
+        _missing("PostgreSQL is not installed (apt-get install postgresql)")
+        return
+    # initdb and postgres refuse root, and setpriv makes the server end with us even if we are killed.
+    as_postgres = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+    home = Path(tempfile.mkdtemp(prefix="empelt-postgres-"))
+    password = secrets.token_hex(16)
+    (home / "password").write_text(password)
+    if as_postgres:
+        for path in (home, home / "password"):
+            shutil.chown(path, "postgres", "postgres")
+    env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    flags = ["-U", "empelt", "-A", "scram-sha-256", f"--pwfile={home / 'password'}", "--no-sync", "-E", "UTF8"]
+    made = subprocess.run(
+        ["setpriv", *as_postgres, "--", str(binaries / "initdb"), "-D", str(home / "data"), *flags],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd="/",
+        timeout=60,
+    )
+    assert made.returncode == 0, made.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": ""}
+    settings |= {"fsync": "off", "autovacuum": "off", "shared_buffers": "16MB"}
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    url = f"postgresql://empelt:{password}@127.0.0.1:{port}/postgres"
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                *("setpriv", *as_postgres, "--pdeathsig", "SIGQUIT", "--"),
+                *(str(binaries / "postgres"), "-D", str(home / "data"), *options),
+            ],
+            stdout=log,
+            stderr=log,
+            env=env,
+            cwd="/",
+        )
+    try:
+        _wait_until_up(server, url, home / "log")
+        Ledger.open(url).close()
+        yield url
+    finally:
+        server.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: the data goes with it
+        server.wait(20)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    for _ in range(150):
+        try:
+            psycopg.connect(url, connect_timeout=2).close()
+            return
+        except psycopg.OperationalError:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+    raise AssertionError(f"PostgreSQL did not answer within 15 s:\n{log.read_text()}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty ledger's address, once for each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server: str = request.getfixturevalue("postgres")
+    with psycopg.connect(server) as admin:
+        admin.execute("SET session_replication_role = replica")  # the triggers on facts would refuse the next line
+        admin.execute(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY")  # 10x quicker than a new database
+    return server
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def samples() -> Samples:
+    return Samples()
+
+
+@pytest.fixture
+def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
+    with Ledger.open(url, now=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a model folder; the store does not look inside the weights."""
+
+    def make(name: str = "model", *, weights: bytes = b"weights", **others: bytes) -> Path:
+        folder = tmp_path / "made" / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "config.json").write_bytes(b"{}")
+        for path, body in others.items():
+            (folder / path).write_bytes(body)
+        return folder
+
+    return make

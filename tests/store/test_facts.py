@@ -1,0 +1,190 @@
+"""Facts are appended and never change, on both databases."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from tasks.domain.errors import InputError, ModelRefused
+from tasks.domain.models import Evaluation
+from tasks.store.tables import FACTS
+
+
+def test_a_release_is_new_once_whatever_its_commit(ledger, samples):
+    first = samples.release("v1")
+    readme_only = first.model_copy(update={"ref": samples.ref("v1-readme")})
+    assert ledger.record_release(first)
+    assert not ledger.record_release(first)
+    assert not ledger.record_release(readme_only)
+    assert ledger.record_release(first.model_copy(update={"family": "other"}))
+    assert ledger.releases("tiny") == [first]
+    assert ledger.release_of(first.content_digest) == first
+    assert ledger.release_of(samples.digest("unknown")) is None
+
+
+def test_releases_come_in_the_order_in_which_they_were_released(ledger, samples):
+    late, early = samples.release("v2", days=9), samples.release("v1", days=1)
+    same_day = early.model_copy(
+        update={"content_digest": samples.digest("v1b"), "seen_at": early.seen_at - timedelta(minutes=1)}
+    )
+    for release in (late, early, same_day):
+        ledger.record_release(release)
+    assert ledger.releases("tiny") == [same_day, early, late]
+
+
+def test_the_last_state_of_a_repository_is_remembered_and_equal_ones_add_no_row(ledger, samples, clock):
+    assert ledger.repo_seen("lab/m") is None
+    assert ledger.record_repo_state("lab/m", "id-1", "a" * 40, samples.digest("x"))
+    clock.forward(600)
+    assert not ledger.record_repo_state("lab/m", "id-1", "a" * 40, samples.digest("x"))
+    assert ledger.record_repo_state("lab/m", "id-2", "b" * 40, None)
+    seen = ledger.repo_seen("lab/m")
+    assert (seen.internal_id, seen.revision, seen.content_digest, seen.at) == ("id-2", "b" * 40, None, clock())
+    assert _count(ledger, "repo_states") == 2
+
+
+def test_a_merge_is_found_by_its_key_with_the_lineage_that_made_it(ledger, samples):
+    key, lineage = samples.digest("key"), samples.lineage()
+    assert ledger.artifact_for(key) is None
+    assert ledger.record_artifact(key, samples.artifact("merged"), lineage, 12.5)
+    assert not ledger.record_artifact(key, samples.artifact("merged"), lineage, 11.0)
+    digest, found = ledger.artifact_for(key)
+    assert (digest, found) == (samples.digest("merged"), lineage)
+    assert ledger.lineage(digest) == lineage
+    assert ledger.lineage(samples.digest("other")) is None
+
+
+def test_a_key_that_makes_other_bytes_is_logged_and_the_newest_counts(ledger, samples, caplog):
+    key = samples.digest("key")
+    ledger.record_artifact(key, samples.artifact("one"), samples.lineage(engine="1.0"), 1)
+    ledger.record_artifact(key, samples.artifact("two"), samples.lineage(engine="2.0"), 1)
+    assert ledger.artifact_for(key).digest == samples.digest("two")
+    assert all(part in caplog.text for part in (samples.digest("one"), "1.0", samples.digest("two"), "2.0"))
+
+
+def test_one_revision_has_one_content(ledger, samples):
+    ref = samples.ref()
+    assert ledger.record_fetched(ref, samples.digest("x"))
+    assert not ledger.record_fetched(ref, samples.digest("x"))
+    with pytest.raises(ModelRefused) as refused:
+        ledger.record_fetched(ref, samples.digest("y"))
+    assert all(part in str(refused.value) for part in (ref.revision, samples.digest("x"), samples.digest("y")))
+    assert ledger.fetched(ref) == samples.digest("x")
+    assert ledger.fetched(samples.ref("v9")) is None
+
+
+def test_an_evaluation_comes_back_whole(ledger, samples):
+    evaluation = samples.evaluation()
+    assert ledger.record_evaluation(evaluation)
+    assert not ledger.record_evaluation(evaluation)
+    assert ledger.evaluation(evaluation.eval_key) == evaluation
+    assert ledger.evaluations_of(evaluation.artifact_digest) == [evaluation]
+    assert ledger.evaluation(samples.digest("none")) is None
+    assert ledger.evaluations_of(samples.digest("none")) == []
+
+
+def test_an_evaluation_without_scores_is_kept(ledger, samples):
+    empty = Evaluation(eval_key=samples.digest("e"), artifact_digest=samples.digest("a"), scores=())
+    assert ledger.record_evaluation(empty)
+    assert ledger.evaluation(empty.eval_key) == empty
+
+
+def test_other_scores_under_the_same_key_are_refused_and_all_differences_named(ledger, samples):
+    first = samples.evaluation(right=2, n=3)
+    ledger.record_evaluation(first)
+    other = samples.evaluation(right=3, n=4)
+    with pytest.raises(InputError) as refused:
+        ledger.record_evaluation(other.model_copy(update={"scores": other.scores[:1]}))
+    assert refused.value.problems == (
+        "bpb_eu (bits_per_byte): recorded, and now missing",
+        f"facts_eu (acc): {2 / 3} +/- 0.1 with n = 3 is recorded, not 0.75 +/- 0.1 with n = 4",
+    )
+    assert ledger.evaluation(first.eval_key) == first
+
+
+def test_other_items_behind_the_same_score_are_refused(ledger, samples):
+    first = samples.evaluation()
+    ledger.record_evaluation(first)
+    score = first.scores[0]
+    turned = score.model_copy(update={"items": (*score.items[:2], score.items[2].model_copy(update={"value": 0.5}))})
+    with pytest.raises(InputError, match=r"facts_eu.*1 of 3 items differ"):
+        ledger.record_evaluation(first.model_copy(update={"scores": (turned, first.scores[1])}))
+
+
+def test_the_latest_verdict_of_a_key_counts_and_all_are_kept(ledger, clock):
+    undecided = {"family": "tiny", "target": "eu", "outcome": "undecided", "reasons": ["n = 40"]}
+    assert ledger.record_verdict("k", "job", "undecided", undecided)
+    assert not ledger.record_verdict("k", "job", "undecided", undecided)
+    clock.forward(5)
+    assert ledger.record_verdict("k", "job", "passed", {**undecided, "outcome": "passed"})
+    latest = ledger.verdict("k")
+    assert (latest.outcome, latest.at, latest.payload["reasons"]) == ("passed", clock(), ["n = 40"])
+    assert [v.outcome for v in ledger.verdicts(family="tiny", target="eu")] == ["passed", "undecided"]
+    assert ledger.verdicts(target="gl") == []
+    assert ledger.verdict("unknown") is None
+
+
+def test_the_latest_end_of_a_job_counts(ledger, samples):
+    assert ledger.job_end("job") is None
+    ledger.record_job_end("job", "failed", "the disk was full")
+    ledger.record_job_end("job", "published", "better on facts_eu", samples.digest("a"), "run-2")
+    end = ledger.job_end("job")
+    assert (end.outcome, end.artifact_digest, end.flow_run_id) == ("published", samples.digest("a"), "run-2")
+
+
+def test_a_hold_lasts_until_it_is_released(ledger):
+    ledger.release_hold("never held")
+    ledger.record_hold("a", "cancelled by hand")
+    ledger.record_hold("a", "cancelled by hand")
+    ledger.record_hold("b", "waits for approval")
+    assert [(h.key, h.reason) for h in ledger.holds()] == [("a", "cancelled by hand"), ("b", "waits for approval")]
+    ledger.release_hold("a", "empelt retry")
+    assert [h.key for h in ledger.holds()] == ["b"]
+    assert _count(ledger, "holds") == 3
+
+
+def test_no_fact_can_be_changed_or_deleted(ledger, samples):
+    claim = ledger.claim("job", "me", 60)
+    ledger.record_release(samples.release())
+    ledger.record_repo_state("lab/m", "id", "a" * 40)
+    ledger.record_artifact(samples.digest("key"), samples.artifact("merged"), samples.lineage(), 1)
+    ledger.record_fetched(samples.ref(), samples.digest("x"))
+    ledger.record_evaluation(samples.evaluation())
+    ledger.record_verdict("k", "job", "passed", {})
+    ledger.record_job_end("job", "kept", "")
+    ledger.record_hold("a", "")
+    ledger.switch_channel(
+        "eu",
+        digest=samples.digest("merged"),
+        release=samples.ref(),
+        target="eu",
+        family="tiny",
+        expected_generation=0,
+        fence=claim.fence,
+        claim_key="job",
+    )
+    for fact in FACTS:
+        before = _rows(ledger, fact)
+        assert before, f"{fact} holds nothing to try on"
+        column = next(iter(before[0]._mapping))
+        for change in (f"UPDATE {fact} SET {column} = {column}", f"DELETE FROM {fact}"):
+            with pytest.raises(DBAPIError, match="facts are appended, never changed"), ledger._write() as connection:
+                connection.execute(text(change))
+        assert _rows(ledger, fact) == before
+
+
+def test_a_moment_without_a_time_zone_is_refused(ledger, samples):
+    naive = samples.release().model_copy(update={"released_at": datetime(2026, 11, 1)})  # noqa: DTZ001
+    with pytest.raises(StatementError, match="2026-11-01T00:00:00 has no time zone"):
+        ledger.record_release(naive)
+    assert ledger.releases("tiny") == []
+
+
+def _count(ledger, table):
+    return len(_rows(ledger, table))
+
+
+def _rows(ledger, table):
+    with ledger._read() as connection:
+        return connection.execute(text(f"SELECT * FROM {table}")).all()
