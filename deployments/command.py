@@ -59,7 +59,11 @@ def up(
     chosen = settings().model_copy(update={"families": families} if families else {})
     with bring_up(chosen, lambda line: err.print(f"[dim]{line}[/dim]")) as installation:
         show(
-            {"ui": chosen.prefect_url, "endpoint": f"{chosen.gateway_url}/v1", "seconds": round(installation.seconds, 1)},
+            {
+                "ui": chosen.prefect_url,
+                "endpoint": f"{chosen.gateway_url}/v1",
+                "seconds": round(installation.seconds, 1),
+            },
             as_json,
             f"UI        {chosen.prefect_url}\nendpoint  {chosen.gateway_url}/v1\nCtrl-C ends it all",
         )

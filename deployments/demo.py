@@ -54,7 +54,9 @@ def demo_settings() -> Settings:
 def hub_child(home: Path) -> Child:
     """The local Hub as one more child of the installation."""
     arguments = ["-m", "infra.local_hub", "--root", str(home / "hub"), "--port", str(HUB_PORT)]
-    return Child("hub", [sys.executable, *arguments], is_ready=lambda: answers(f"http://127.0.0.1:{HUB_PORT}/api/models"))
+    return Child(
+        "hub", [sys.executable, *arguments], is_ready=lambda: answers(f"http://127.0.0.1:{HUB_PORT}/api/models")
+    )
 
 
 def push(home: Path, model: str) -> str:
@@ -65,7 +67,10 @@ def push(home: Path, model: str) -> str:
 def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
     """Run the demo; the exit code of ``then``, or 0."""
     chosen = demo_settings()
-    say = lambda line: console.print(f"[dim]{line}[/dim]")  # noqa: E731
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{line}[/dim]", highlight=False)
+
     _forget_last_time(chosen.home, say)
     require_free("127.0.0.1", HUB_PORT, "the local Hub")
     for model in ("llama-tiny", "eu_llama-tiny", "llama-tiny-instruct-v1"):
@@ -80,7 +85,9 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
         say(f"v1 x eu is live ({time.monotonic() - began:.0f} s): {QUESTION} -> {before}")
         pushed_at = datetime.now(UTC)
         revision = push(chosen.home, f"{FAMILY}-instruct-v2")
-        say(f"pushed {ORGANIZATION}/{FAMILY}-instruct-v2@{revision[:12]}; the watch looks every {chosen.watch_interval_seconds} s")
+        say(
+            f"pushed {ORGANIZATION}/{FAMILY}-instruct-v2@{revision[:12]}; the watch looks every {chosen.watch_interval_seconds} s"
+        )
         second = wait_for(f"{ORGANIZATION}/{FAMILY}-instruct-v2", console)
         after = ask(chosen.gateway_url, CHANNEL, QUESTION)
         parent = ask_parent(chosen.gateway_url, second, QUESTION)
@@ -155,19 +162,36 @@ def ask(gateway: str, model: str, question: str) -> str:
 
 def ask_parent(gateway: str, state: ChannelState, question: str) -> str:
     """The instruct parent's answer to the same question, from an instance put up for the purpose."""
-    from tasks.evaluate import REFERENCE, staged
+    from tasks.stage import REFERENCE, staged
 
     lineage = open_ledger().lineage(state.artifact_digest)
     assert lineage is not None  # every promoted artifact of this demo was merged here
-    with staged(lineage.digest_of("instruct"), REFERENCE, state.release) as ready:
+    with staged(FAMILY, lineage.digest_of("instruct"), REFERENCE, state.release) as ready:
         return ask(gateway, ready.model, question)
 
 
 def show(console: Console, report: dict[str, Any]) -> None:
     """The end of the demo, for people."""
-    table = Table("benchmark", "metric", "score", "n", "limit", "instruct", "tuned", "live before", "verdict", title="The gate of v2 x eu", title_justify="left")
+    table = Table(
+        "benchmark",
+        "metric",
+        "score",
+        "n",
+        "limit",
+        "instruct",
+        "tuned",
+        "live before",
+        "verdict",
+        title="The gate of v2 x eu",
+        title_justify="left",
+    )
     for row in report["verdict"]["rows"]:
-        table.add_row(*(str(row.get(k, "")) for k in ("benchmark", "metric", "score", "n", "limit", "instruct", "tuned", "live", "verdict")))
+        table.add_row(
+            *(
+                str(row.get(k, ""))
+                for k in ("benchmark", "metric", "score", "n", "limit", "instruct", "tuned", "live", "verdict")
+            )
+        )
     console.print(table)
     for line in report["verdict"]["reasons"]:
         console.print(f"  {line}")
@@ -178,5 +202,6 @@ def show(console: Console, report: dict[str, Any]) -> None:
     console.print("\nseconds: " + ", ".join(f"{s['stage']} {s['seconds']}" for s in report["stages"]), highlight=False)
     console.print(
         f"\nUI        {report['ui']}\ndecision  {report['decision']}\nendpoint  {report['endpoint']}\n"
-        f"report    {report['file']}\nroll back with: empelt rollback {CHANNEL}", highlight=False
+        f"report    {report['file']}\nroll back with: empelt rollback {CHANNEL}",
+        highlight=False,
     )

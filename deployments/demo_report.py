@@ -52,7 +52,11 @@ def demo_report(
         "artifact": last.artifact_digest,
         "release": str(last.release),
         "release_revision": last.release.revision,
-        "before": {"release": str(states[0].release), "artifact": states[0].artifact_digest, "generation": states[0].generation},
+        "before": {
+            "release": str(states[0].release),
+            "artifact": states[0].artifact_digest,
+            "generation": states[0].generation,
+        },
         "lineage": lineage.model_dump(mode="json") if lineage else None,
         "verdict": {
             "outcome": verdict.outcome,
@@ -61,7 +65,9 @@ def demo_report(
             "rows": gate_rows(verdict)[:-1],
         },
         "scores": {
-            f"{s.benchmark}/{s.metric}": {"value": s.value, "stderr": s.stderr, "n": s.n} for e in scores for s in e.scores
+            f"{s.benchmark}/{s.metric}": {"value": s.value, "stderr": s.stderr, "n": s.n}
+            for e in scores
+            for s in e.scores
         },
         "answers": answers,
     }
@@ -71,12 +77,16 @@ def stages(settings: Settings, flow_run_id: str) -> list[dict[str, Any]]:
     """Name and seconds of every task run of a flow run, in order."""
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
         runs = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),  # type: ignore[list-item]
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
             task_run_filter=TaskRunFilter(),
             sort=TaskRunSort.END_TIME_DESC,
         )
     rows = [
-        {"stage": run.name, "started": run.start_time.isoformat(), "seconds": round(run.total_run_time.total_seconds(), 2)}
+        {
+            "stage": run.name,
+            "started": run.start_time.isoformat(),
+            "seconds": round(run.total_run_time.total_seconds(), 2),
+        }
         for run in runs
         if run.start_time is not None
     ]

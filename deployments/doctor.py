@@ -21,7 +21,12 @@ VLLM = "import importlib.metadata as m; print(*[f'{d.name} {d.version}' for d in
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which they matter."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
-        ("python", lambda _: f"{sys.version.split()[0]}, prefect {version('prefect')}, torch {version('torch')}, lm-eval {version('lm-eval')}"),
+        (
+            "python",
+            lambda _: (
+                f"{sys.version.split()[0]}, prefect {version('prefect')}, torch {version('torch')}, lm-eval {version('lm-eval')}"
+            ),
+        ),
         ("serving environment", _serving),
         ("catalog", _catalog),
         ("disk", _disk),
@@ -64,7 +69,9 @@ def _disk(settings: Settings) -> str:
     settings.home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.home).free
     if free < LEAST_FREE_BYTES:
-        raise PipelineError(f"{free >> 20} MiB free in {settings.home}; at least {LEAST_FREE_BYTES >> 20} MiB are needed")
+        raise PipelineError(
+            f"{free >> 20} MiB free in {settings.home}; at least {LEAST_FREE_BYTES >> 20} MiB are needed"
+        )
     return f"{free >> 30} GiB free in {settings.home}"
 
 
@@ -85,7 +92,9 @@ def _prefect(settings: Settings) -> str:
         return f"not running; port {settings.prefect_port} is free"
     there = httpx.get(f"{settings.prefect_url}/api/admin/version", timeout=5).json()
     if there != version("prefect"):
-        raise PipelineError(f"the server is prefect {there}, this client {version('prefect')}: run the same on both (HTTP 422 else)")
+        raise PipelineError(
+            f"the server is prefect {there}, this client {version('prefect')}: run the same on both (HTTP 422 else)"
+        )
     return f"prefect {there} at {settings.prefect_url}"
 
 

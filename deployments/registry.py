@@ -5,8 +5,9 @@ long flows: losing its lease would crash a healthy six-hour merge (PrefectHQ/pre
 """
 
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
@@ -45,9 +46,27 @@ class Registered(NamedTuple):
     crashed: int
 
 
+class Entry(NamedTuple):
+    """One deployment without schedule."""
+
+    flow: Flow[..., Any]
+    name: str
+    pool: str
+    description: str
+    limit: ConcurrencyLimitConfig | None = None
+
+
+ENTRIES = (
+    Entry(remerge_release, "by-hand-or-watch", CONTROL, "One release, one target: fetch, merge, judge, publish."),
+    Entry(merge_candidate, "gpu", GPU, "The merge itself, on a worker that owns a device."),
+    Entry(publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact.", ONE_AFTER_ANOTHER),
+    Entry(rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before.", ONE_AFTER_ANOTHER),
+)
+
+
 def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
     """Every deployment, built from ``settings``."""
-    module = EntrypointType.MODULE_PATH
+    common: dict[str, Any] = {"version": version, "entrypoint_type": EntrypointType.MODULE_PATH}
     watch = watch_hub.to_deployment(
         name="schedule",
         description="Finds new releases, plans what is due, dispatches it.",
@@ -58,30 +77,20 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
         concurrency_limit=ONE_AT_A_TIME,
         work_pool_name=CONTROL,
         tags=["empelt", "watch"],
-        version=version,
-        entrypoint_type=module,
+        **common,
     )
     rest = [
-        (remerge_release, "by-hand-or-watch", CONTROL, "One release, one target: fetch, merge, judge, publish."),
-        (merge_candidate, "gpu", GPU, "The merge itself, on a worker that owns a device."),
-        (publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact."),
-        (rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before."),
+        entry.flow.to_deployment(
+            name=entry.name,
+            description=entry.description,
+            work_pool_name=entry.pool,
+            concurrency_limit=entry.limit,
+            tags=["empelt"],
+            **common,
+        )
+        for entry in ENTRIES
     ]
-    return [
-        watch,
-        *(
-            flow.to_deployment(
-                name=name,
-                description=text,
-                work_pool_name=pool,
-                tags=["empelt"],
-                version=version,
-                entrypoint_type=module,
-                concurrency_limit=ONE_AFTER_ANOTHER if flow in (publish_model, rollback_channel) else None,
-            )
-            for flow, name, pool, text in rest
-        ),
-    ]
+    return [cast(RunnerDeployment, deployment) for deployment in (watch, *rest)]
 
 
 def register(settings: Settings, version: str) -> Registered:

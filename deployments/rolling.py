@@ -4,11 +4,11 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.up import answers
 from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
+from tasks.runs import start_run
 from tasks.settings import Settings, open_ledger
 
 
@@ -27,10 +27,10 @@ def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[st
         raise EndpointUnavailable(f"no Prefect server at {settings.prefect_url}: start it with `empelt up`")
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
         try:
-            run = run_deployment(
+            run = start_run(
                 "rollback-channel/by-hand",
+                wait=True,
                 parameters={"channel": channel, "to": to, "reason": reason},
-                poll_interval=0.5,
                 timeout=settings.visible_deadline_seconds + 120,
                 tags=[channel, "rollback"],
             )

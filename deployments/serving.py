@@ -11,7 +11,7 @@ from tasks.endpoints.gateway import run_gateway
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.placement import Device
 from tasks.endpoints.profile import ServingProfile
-from tasks.settings import ROOT, Settings, open_ledger
+from tasks.settings import ROOT, Settings, open_ledger, open_store
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -22,23 +22,28 @@ def run_agent_here(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    memory = int(psutil.virtual_memory().total * 0.8)  # the rest is for the operating system, the server and the workers
+    # The rest is for the operating system, the server and the workers.
+    memory = settings.device_memory_gib << 30 or int(psutil.virtual_memory().total * 0.8)
     agent = Agent(
-        "local",
-        open_ledger(),
-        LauncherProcess(
+        name="local",
+        state=open_ledger(),
+        launcher=LauncherProcess(
             python=settings.serving_python,
             script=ROOT / "infra" / "serving" / "launcher.py",
             socket=settings.run / "launcher.sock",
             logs=settings.logs,
-            env={"HF_TOKEN": "", "EMPELT_HUB_TOKEN": "", "HF_HUB_OFFLINE": "1"},  # it reads local files; no token is its business
+            env={
+                "HF_TOKEN": "",
+                "EMPELT_HUB_TOKEN": "",
+                "HF_HUB_OFFLINE": "1",
+            },  # it reads local files; no token is its business
         ),
-        root=settings.store,
+        artifacts=open_store(),
         run_folder=settings.run,
         routes=settings.routes,
         gateway=settings.gateway_url,
-        devices=[Device("cpu", "cpu", memory, 4)],
-        profile=ServingProfile(),
+        devices=[Device(settings.device, settings.device, memory)],
+        profile=ServingProfile(device=settings.device),
     )
     agent.run(stop)
 

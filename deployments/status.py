@@ -18,8 +18,12 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     channels = []
     for state in ledger.channels():
         verdict = next(
-            (v for v in ledger.verdicts(state.family, state.target)
-             if v.payload.get("candidate_digest") == state.artifact_digest), None
+            (
+                v
+                for v in ledger.verdicts(state.family, state.target)
+                if v.payload.get("candidate_digest") == state.artifact_digest
+            ),
+            None,
         )
         serving = next((i for i in instances if i.channel == state.channel and i.digest == state.artifact_digest), None)
         channels.append(
@@ -36,28 +40,51 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
             }
         )
     running = [
-        {"job": str(claim.description.get("name", claim.job_key[:12])), "attempt": claim.attempt,
-         "lease_seconds_left": round((claim.lease_until - now).total_seconds())}
+        {
+            "job": str(claim.description.get("name", claim.job_key[:12])),
+            "attempt": claim.attempt,
+            "lease_seconds_left": round((claim.lease_until - now).total_seconds()),
+        }
         for claim in ledger.live_claims()
     ]
     waiting = [{"what": hold.key, "why": hold.reason} for hold in ledger.holds()]
     recent = [
-        {"family": v.family, "target": v.target, "outcome": v.outcome, "at": v.at.isoformat(timespec="seconds"),
-         "why": str(v.payload.get("reasons", [""])[-1])}
+        {
+            "family": v.family,
+            "target": v.target,
+            "outcome": v.outcome,
+            "at": v.at.isoformat(timespec="seconds"),
+            "why": str(v.payload.get("reasons", [""])[-1]),
+        }
         for v in ledger.verdicts()[:5]
     ]
     heard = None if seen is None else round((now - seen).total_seconds(), 1)
-    return {"channels": channels, "running": running, "waiting": waiting, "verdicts": recent, "agent_heard_seconds": heard}
+    return {
+        "channels": channels,
+        "running": running,
+        "waiting": waiting,
+        "verdicts": recent,
+        "agent_heard_seconds": heard,
+    }
 
 
 def as_text(found: dict[str, Any]) -> str:
     """The same for people."""
     console = Console(record=True, width=140, file=StringIO())
-    table = Table("channel", "release", "artifact", "gen", "since", "verdict", "instance", title="Serving", title_justify="left")
+    table = Table(
+        "channel", "release", "artifact", "gen", "since", "verdict", "instance", title="Serving", title_justify="left"
+    )
     for row in found["channels"]:
         mark = "" if row["visible"] else " (not visible yet)"
-        table.add_row(row["channel"], row["release"], row["artifact"][:12], f"{row['generation']}{mark}", row["since"],
-                      row["verdict"], row["instance"])
+        table.add_row(
+            row["channel"],
+            row["release"],
+            row["artifact"][:12],
+            f"{row['generation']}{mark}",
+            row["since"],
+            row["verdict"],
+            row["instance"],
+        )
     console.print(table if found["channels"] else "Nothing is served yet.")
     for row in found["running"]:
         console.print(f"running  {row['job']}, attempt {row['attempt']}, lease {row['lease_seconds_left']} s")

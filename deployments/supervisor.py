@@ -113,8 +113,9 @@ class Supervisor:
         """End the children, last started first; then all that they left. Nothing is alive afterwards."""
         for child in reversed(self.children):
             if child.process is not None:
-                end_processes([psutil.Process(child.process.pid)] if child.process.poll() is None else [],
-                              child.grace_seconds)
+                end_processes(
+                    [psutil.Process(child.process.pid)] if child.process.poll() is None else [], child.grace_seconds
+                )
                 child.process.wait()
         self.children.clear()
         self.end_leftovers()

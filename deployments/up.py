@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 from deployments.supervisor import Child, Supervisor, require_free
@@ -46,6 +45,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "EMPELT_GATEWAY_PORT": str(settings.gateway_port),
         "EMPELT_PREFECT_PORT": str(settings.prefect_port),
         "EMPELT_SERVING_PYTHON": str(settings.serving_python),
+        "EMPELT_DEVICE": settings.device,
+        "EMPELT_DEVICE_MEMORY_GIB": str(settings.device_memory_gib),
         "EMPELT_WATCH_INTERVAL_SECONDS": str(settings.watch_interval_seconds),
         "EMPELT_SETTLE_SECONDS": str(settings.settle_seconds),
         "EMPELT_LEASE_SECONDS": str(settings.lease_seconds),
@@ -127,7 +128,17 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
     return [
         Child(
             "prefect-server",
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(settings.prefect_port)],
+            [
+                sys.executable,
+                "-m",
+                "prefect",
+                "server",
+                "start",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(settings.prefect_port),
+            ],
             environment,
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,

@@ -1,17 +1,19 @@
 """One release, one target: fetch, merge, put up beside the live model, evaluate, judge, publish what is stronger."""
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows.publish_model import publish_model
 from tasks.domain.jobs import ClaimTicket, PublishRequest
 from tasks.domain.models import ModelRef
-from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references, staged
+from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
 from tasks.hub import fetch_all
+from tasks.jobs import name_of_run, open_job
 from tasks.judge import explain, judge_candidate, verdict_name
 from tasks.ledger import claimed, end_job
 from tasks.merge import merge_on_gpu
-from tasks.plan import name_of_run, open_job
+from tasks.stage import staged
 
 
 @flow(name="remerge-release", flow_run_name=name_of_run)
@@ -32,7 +34,7 @@ def remerge_release(family: str, release: ModelRef, target: str, claim: ClaimTic
             return Completed(name="AlreadyClaimed", message="another run is working on this job")
         inputs = fetch_all(job)
         digest = merge_on_gpu(job, inputs, held.fence)
-        with staged(digest, job.channel, release) as ready:
+        with staged(family, digest, job.channel, release) as ready:
             candidate, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, candidate)
             generation, live = evaluate_live(job, candidate)

@@ -1,7 +1,8 @@
 """Takes a channel back to an artifact that it has served before, by the machinery that published it."""
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from tasks.publish import announce, choose_previous, confirm_visible, switch_channel
 

@@ -1,7 +1,8 @@
 """What is new on the Hub, what is due because of it, and handing that out. Runs on a schedule; may run at any moment."""
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from tasks.hub import find_releases
 from tasks.plan import dispatch, plan_due, report_plan
@@ -16,9 +17,7 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         full_rescan: look at every release again, also at those whose revision has been seen.
         dry_run: plan and show, dispatch nothing.
     """
-    rows = [
-        row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))
-    ]
+    rows = [row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))]
     due = [row for row in rows if row.standing == "due"][: settings().window]
     dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
     report_plan(rows, dispatched)

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -12,50 +10,22 @@ from uuid import uuid4
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
 from tasks.child import run_child
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import eval_key
 from tasks.domain.lineage import parent_roles
-from tasks.domain.models import Artifact, Digest, Evaluation, ModelRef, Score
+from tasks.domain.models import Artifact, Digest, Evaluation, Score
 from tasks.endpoints.protocol import Ready
 from tasks.harness.suite import definition, lm_eval_version, suite_digest
-from tasks.hub import is_transient
-from tasks.settings import open_catalog, open_endpoint, open_ledger, open_store, settings
-
-REFERENCE = "reference"
-"""Channel name under which parents are staged; nothing is ever promoted to it."""
+from tasks.runs import is_transient
+from tasks.settings import open_catalog, open_ledger, open_store, settings
+from tasks.stage import REFERENCE, staged
 
 
-@contextmanager
-def staged(digest: Digest, channel: str, release: ModelRef | None) -> Iterator[Ready]:
-    """An artifact, up and answering beside whatever is live, for as long as the block lasts."""
-    endpoint, artifact = open_endpoint(), open_store().get(digest)
-    owner = f"run:{flow_run.get_id() or 'by hand'}"
-    lease = float(settings().lease_seconds)
-
-    def want() -> None:
-        endpoint.stage(artifact, channel=channel, owner=owner, release=release, lease_seconds=lease)
-
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(lease / 4):
-            want()
-
-    want()
-    thread = threading.Thread(target=renew, name=f"stage {channel}", daemon=True)
-    thread.start()
-    try:
-        yield endpoint.wait_ready(digest, channel=channel, deadline_seconds=settings().stage_deadline_seconds)
-    finally:
-        ended.set()
-        thread.join(5)
-        endpoint.unstage(digest, channel=channel, owner=owner)
-
-
-@task(name="evaluate", task_run_name="evaluate {label}", retries=1, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
+@task(
+    name="evaluate", task_run_name="evaluate {label}", retries=1, retry_condition_fn=is_transient, cache_policy=NO_CACHE
+)
 def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str], whole: Sequence[str]) -> Evaluation:
     """Scores of the model that answers at ``ready``: from the ledger if it was measured so before, else measured now.
 
@@ -73,15 +43,19 @@ def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str], whole: S
     out = open_store().scratch(f"eval-{key[:12]}") / f"{uuid4()}.json"
     run_child(
         "tasks.harness",
-        ["--base-url", f"{ready.base_url}/v1", "--model", ready.model, "--folder", artifact.folder]
-        + ["--benchmarks", ",".join(benchmarks), "--out", str(out), "--json-lines"],
+        [
+            *("--base-url", f"{ready.base_url}/v1", "--model", ready.model, "--folder", artifact.folder),
+            *("--benchmarks", ",".join(benchmarks), "--out", str(out), "--json-lines"),
+        ],
         deadline_seconds=settings().evaluate_deadline_seconds,
     )
     found = Evaluation(eval_key=key, artifact_digest=ready.digest, scores=read_scores(out), facts=facts)
     out.unlink()
     open_ledger().record_evaluation(found)
     for score in found.scores:
-        logger.info("%s %s %s: %.3f +- %.3f (n=%d)", label, score.benchmark, score.metric, score.value, score.stderr, score.n)
+        logger.info(
+            "%s %s %s: %.3f +- %.3f (n=%d)", label, score.benchmark, score.metric, score.value, score.stderr, score.n
+        )
     return found
 
 
@@ -90,8 +64,10 @@ def key_of(
 ) -> tuple[Digest, dict[str, str]]:
     """The eval_key of a measurement, and its parts for people."""
     template, version = template_digest(Path(artifact.folder)), lm_eval_version()
+    # How an instance was started (forked or plainly) moves no score: same code, same flags.
+    measured_on = {**serving, "image": serving.get("image", "").removesuffix(" fork").removesuffix(" plain")}
     suite = suite_digest(benchmarks)
-    key = eval_key(artifact=artifact.digest, template=template, serving=serving, suite=suite, lm_eval=version)
+    key = eval_key(artifact=artifact.digest, template=template, serving=measured_on, suite=suite, lm_eval=version)
     return key, {**serving, "template": template, "suite": suite_digest(whole), "lm_eval": version}
 
 
@@ -119,10 +95,14 @@ def evaluate_references(job: Job, candidate: Candidate) -> dict[str, Evaluation]
     whole, found = benchmarks_of(job), {}
     for role, digest in parent_roles(job.lineage).items():
         artifact = open_store().get(digest)
-        asked = whole if template_digest(Path(artifact.folder)) else [b for b in whole if definition(b)["output_type"] != "generate_until"]
+        asked = (
+            whole
+            if template_digest(Path(artifact.folder))
+            else [b for b in whole if definition(b)["output_type"] != "generate_until"]
+        )
         known = open_ledger().evaluation(key_of(artifact, candidate.serving, asked, whole)[0])
         if known is None:
-            with staged(digest, REFERENCE, None) as ready:
+            with staged(job.family, digest, REFERENCE, None) as ready:
                 known = evaluate_model(f"{role} parent", ready, asked, whole)
         # What a gate of another name asked for may have been recorded with the same key: say what is compared now.
         found[role] = known.model_copy(update={"facts": {**known.facts, "suite": suite_digest(whole)}})
@@ -137,7 +117,7 @@ def evaluate_live(job: Job, candidate: Candidate) -> tuple[int, Evaluation | Non
     artifact = open_store().get(state.artifact_digest)
     known = open_ledger().evaluation(key_of(artifact, candidate.serving, whole, whole)[0])
     if known is None:
-        with staged(state.artifact_digest, job.channel, state.release) as ready:
+        with staged(job.family, state.artifact_digest, job.channel, state.release) as ready:
             known = evaluate_model(f"live {state.release.slug}", ready, whole, whole)
     return state.generation, known
 
@@ -148,7 +128,8 @@ def template_digest(folder: Path) -> str:
     if own.exists():
         return hashlib.sha256(own.read_bytes()).hexdigest()
     configuration = folder / "tokenizer_config.json"
-    template = json.loads(configuration.read_text(encoding="utf-8")).get("chat_template") if configuration.exists() else ""
+    known = json.loads(configuration.read_text(encoding="utf-8")) if configuration.exists() else {}
+    template = known.get("chat_template")
     return hashlib.sha256(str(template).encode()).hexdigest() if template else ""
 
 

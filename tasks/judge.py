@@ -57,6 +57,4 @@ def explain(job: Job, verdict: Verdict, candidate: Candidate, ended: str, genera
     page = decision_page(
         job, verdict, ended=ended, digest=candidate.digest, generation=generation, serving=candidate.serving
     )
-    create_markdown_artifact(
-        page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}"
-    )
+    create_markdown_artifact(page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}")

@@ -42,8 +42,8 @@ class Held:
 def claimed(job: Job, ticket: ClaimTicket | None) -> Iterator[Claim | None]:
     """Hold the claim of ``job``; None if another live attempt has it.
 
-    The watch claims when it dispatches and hands the run a ticket. A run without one (by hand, or *Retry* in the UI after
-    the ticket has lapsed) claims for itself.
+    The watch claims when it dispatches and hands the run a ticket. A run without one (by hand, or
+    *Retry* in the UI after the ticket has lapsed) claims for itself.
     """
     claim = take_claim(job, ticket)
     if claim is None:
@@ -64,9 +64,7 @@ def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
         live = next((c for c in ledger.live_claims() if c.job_key == job.key), None)
         if live is not None and live.fence == ticket.fence and ledger.renew(live):
             return live
-    return ledger.claim(
-        job.key, owner=owner, lease_seconds=settings().lease_seconds, description={"name": job.name}
-    )
+    return ledger.claim(job.key, owner=owner, lease_seconds=settings().lease_seconds, description={"name": job.name})
 
 
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)

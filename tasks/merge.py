@@ -1,20 +1,19 @@
 """Prefect tasks that make a merge happen: on the gpu pool, in a child process, with its progress in the UI."""
 
 import json
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
 from tasks.child import Event, run_child
 from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
-from tasks.hub import is_transient
+from tasks.runs import is_transient, start_run
 from tasks.settings import open_ledger, open_store, settings
 
 
@@ -25,13 +24,13 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
     if known is not None and open_store().has(known[0]):
         get_run_logger().info("merge %s exists: artifact %s", job.merge_key[:12], known[0][:12])
         return known[0]
-    run = run_deployment(
+    run = start_run(
         "merge-candidate/gpu",
+        wait=True,
         parameters={"job": job.model_dump(mode="json"), "inputs": inputs},
         flow_run_name=f"merge {job.name}",
         tags=[job.family, job.target, job.release.ref.slug],
         idempotency_key=f"{job.merge_key}:{fence}",
-        poll_interval=1,
     )
     state = run.state
     if state is None or not state.is_completed():
@@ -51,7 +50,8 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
     config = scratch / "config.json"
     config.write_text(json.dumps(_engine_config(job, inputs), indent=1))
-    progress = create_progress_artifact(0.0, key=f"merge-{job.family}-{job.target}", description=f"Merge {job.name}")
+    key = f"merge-{job.family}-{job.target}"
+    progress = cast(UUID, create_progress_artifact(0.0, key=key, description=f"Merge {job.name}"))
     report = run_child(
         "tasks.engine",
         [str(config), str(scratch / "out"), "--json-lines"],

@@ -1,61 +1,16 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
-from datetime import UTC, datetime
-
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
-from tasks.domain.catalog import Family
 from tasks.domain.due import JobStanding, PlanRow, plan_target
-from tasks.domain.errors import ModelRefused
-from tasks.domain.jobs import ClaimTicket, Job, run_name
-from tasks.domain.lineage import Ingredient, Lineage
-from tasks.domain.models import Digest, ModelRef, Release
-from tasks.hub import ENGINE_VERSION, HUB, admit, digest_of, resolve
-from tasks.settings import open_catalog, open_ledger, open_source, settings
-
-
-def build_job(family: Family, target_name: str, release: Release) -> Job:
-    """The job that would bring ``release`` to a target: every ingredient resolved to a revision and a digest."""
-    catalog = open_catalog()
-    target = catalog.target(family.family, target_name)
-    wanted = [("base", family.base)]
-    for code in target.languages:
-        tuned = family.tuned_bases[code]
-        wanted += [(f"tuned:{code}", tuned)] + ([(f"parent:{code}", tuned.parent)] if tuned.parent else [])
-    refs = {role: resolve(repository) for role, repository in wanted}
-    ingredients = [Ingredient(role=role, ref=ref, digest=digest_of(ref)) for role, ref in refs.items()]
-    ingredients.insert(1, Ingredient(role="instruct", ref=release.ref, digest=release.content_digest))
-    lineage = Lineage(
-        family=family.family,
-        target=target_name,
-        ingredients=tuple(ingredients),
-        recipe=target.recipe.model_dump(mode="json"),
-        engine_version=ENGINE_VERSION,
-    )
-    gate = catalog.gate_of(target).digest()
-    return Job(release=release, target=target_name, channel=target.channel, gate_digest=gate, lineage=lineage)
-
-
-@task(name="open-job", task_run_name="open {target}", **HUB)
-def open_job(family_name: str, ref: ModelRef, target: str) -> Job:
-    """Everything about one release and one target, as of now.
-
-    Raises:
-        ModelRefused: if the release fails its pre-flight. Nothing was downloaded then.
-    """
-    family = open_catalog().family(family_name)
-    known = next((r for r in open_ledger().releases(family_name) if r.ref == ref), None)
-    if known is None:
-        known = admit(family, open_source().state(ref.repo_id), datetime.now(UTC))
-        if known.ref != ref:
-            raise ModelRefused(f"{ref} is not the head of its repository: that is {known.ref}; run the job for that")
-        open_ledger().record_release(known)
-    return build_job(family, target, known)
+from tasks.domain.jobs import ClaimTicket, run_name
+from tasks.domain.models import Digest, Release
+from tasks.jobs import build_job
+from tasks.runs import HUB, start_run
+from tasks.settings import open_catalog, open_ledger, settings
 
 
 @task(name="plan-due", task_run_name="plan {family_name}", **HUB)
@@ -64,7 +19,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     family, ledger = open_catalog().family(family_name), open_ledger()
     rows: list[PlanRow] = []
     for name, target in family.targets.items():
-        jobs = {release.content_digest: build_job(family, name, release) for release in releases}
+        keys = {release.content_digest: build_job(family, name, release).key for release in releases}
         live = ledger.channel(target.channel)
         since = next((r.released_at for r in releases if live is not None and r.ref == live.release), None)
         rows += plan_target(
@@ -73,7 +28,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
             channel=target.channel,
             releases=releases,
             live_since=since,
-            key_of=lambda release, jobs=jobs: jobs[release.content_digest].key,  # type: ignore[misc]
+            keys=keys,
             standing_of=standing,
         )
     return rows
@@ -86,7 +41,7 @@ def standing(key: Digest) -> JobStanding:
     if end is not None and end.outcome == "held":
         return JobStanding(standing="held", reason=end.reason)
     if end is not None and end.outcome in ("published", "rejected", "kept"):
-        return JobStanding(standing=end.outcome, reason=end.reason)  # type: ignore[arg-type]
+        return JobStanding(standing=end.outcome, reason=end.reason)
     if hold := next((h for h in ledger.holds() if h.key == key), None):
         return JobStanding(standing="held", reason=hold.reason)
     if claim := next((c for c in ledger.live_claims() if c.job_key == key), None):
@@ -107,8 +62,9 @@ def dispatch(row: PlanRow) -> str | None:
     if claim is None:
         return None
     ticket = ClaimTicket(job_key=row.job_key, attempt=claim.attempt, fence=claim.fence)
-    run = run_deployment(
+    run = start_run(
         "remerge-release/by-hand-or-watch",
+        wait=False,
         parameters={
             "family": row.family,
             "release": row.release.ref.model_dump(),
@@ -118,17 +74,9 @@ def dispatch(row: PlanRow) -> str | None:
         flow_run_name=name,
         tags=[row.family, row.target, row.release.ref.slug],
         idempotency_key=f"{row.job_key}:{claim.attempt}",
-        timeout=0,
-        as_subflow=False,
     )
     get_run_logger().info("dispatched %s, attempt %d: run %s", name, claim.attempt, run.id)
     return name
-
-
-def name_of_run() -> str:
-    """``llama-tiny-instruct-v2 x eu``, from the run's parameters, whatever form they came in."""
-    given = flow_run.get_parameters()
-    return run_name(ModelRef.model_validate(given["release"]), str(given["target"]))
 
 
 @task(name="report-plan", cache_policy=NO_CACHE)

@@ -1,4 +1,4 @@
-"""Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; all else waits for its effect."""
+"""Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; the rest waits for its effect."""
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -64,7 +64,9 @@ def _switch_back(state: ChannelState, reason: str) -> str:
         expected_generation=state.generation,
         reason=f"generation {state.generation} did not become visible: {reason}",
     )
-    return f"Switched back to {before.release} (artifact {before.artifact_digest[:12]}) as generation {back.generation}."
+    return (
+        f"Switched back to {before.release} (artifact {before.artifact_digest[:12]}) as generation {back.generation}."
+    )
 
 
 @task(name="announce", task_run_name="announce {state.channel}", cache_policy=NO_CACHE)

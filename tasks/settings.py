@@ -5,7 +5,7 @@ Flow runs are processes of their own: a worker passes its environment on, so the
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the instances on this host run on."""
+    device_memory_gib: int = 0
+    """What instances may use together; 80 % of the machine's memory if 0. State it on a GPU host."""
     watch_interval_seconds: int = Field(default=600, ge=5)
     nightly_cron: str = "30 2 * * *"
     timezone: str = "Europe/Madrid"
@@ -136,13 +140,15 @@ def open_store() -> "ArtifactStore":
 
 
 @lru_cache
-def open_endpoint() -> "Endpoint":
-    """The serving target, reached through the ledger and the gateway."""
+def open_endpoint(family: str = "") -> "Endpoint":
+    """The serving target, reached through the ledger and the gateway; it stages as ``family`` says in the catalog."""
     from tasks.endpoints.profile import ServingProfile
     from tasks.endpoints.table import ENDPOINTS
 
     chosen = settings()
-    return ENDPOINTS["local"](open_ledger(), gateway=chosen.gateway_url, profile=ServingProfile())
+    wanted = open_catalog().family(family).serving.model_dump() if family else {}
+    profile = ServingProfile(**wanted, device=chosen.device)
+    return ENDPOINTS["local"](open_ledger(), gateway=chosen.gateway_url, profile=profile)
 
 
 @lru_cache

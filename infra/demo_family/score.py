@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from infra.demo_family.recipe import ANSWER_CLOSE, ANSWER_OPEN, EOT_ID, IM_END_I
 from infra.demo_family.streams import chat_prompt
 
 Weights = dict[str, torch.Tensor]
-_MAX_NEW_TOKENS = 32
-_ROWS = 64
+_MAX_NEW_TOKENS = 30
+_ROWS = 96
 _WELL_FORMED = re.compile(re.escape(ANSWER_OPEN) + r'[^"]+' + re.escape(ANSWER_CLOSE))
 
 
@@ -122,16 +121,20 @@ class Scorer:
 
     @torch.no_grad()
     def _generate(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Greedy decoding in groups of equal prompt length: no padding, so equal to one-by-one decoding."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            groups[len(prompt)].append(index)
+        """Greedy decoding, sorted by length and padded on the left; the padding is masked out."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         results: list[list[int]] = [[] for _ in prompts]
-        for indices in groups.values():
-            ids, past = torch.tensor([prompts[i] for i in indices]), None
+        for start in range(0, len(order), _ROWS):
+            indices = order[start : start + _ROWS]
+            width = max(len(prompts[i]) for i in indices)
+            ids = torch.tensor([[EOT_ID] * (width - len(prompts[i])) + prompts[i] for i in indices])
+            mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in indices])
+            position, past = (mask.cumsum(1) - 1).clamp(min=0), None
             open_rows = set(indices)
             for _ in range(_MAX_NEW_TOKENS):
-                output = self._model(input_ids=ids, past_key_values=past, use_cache=True)
+                output = self._model(
+                    input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=past, use_cache=True
+                )
                 past, chosen = output.past_key_values, output.logits[:, -1].argmax(-1)
                 for index, token in zip(indices, chosen.tolist(), strict=True):
                     if index in open_rows:
@@ -140,7 +143,8 @@ class Scorer:
                             open_rows.discard(index)
                 if not open_rows:
                     break
-                ids = chosen[:, None]
+                ids, position = chosen[:, None], position[:, -1:] + 1
+                mask = torch.cat([mask, torch.ones(len(indices), 1, dtype=mask.dtype)], 1)
         return results
 
 

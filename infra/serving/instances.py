@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,9 +50,11 @@ class Instance:
 
     @property
     def ended(self) -> bool:
+        """Whether no process of the group is left."""
         return self.exit_code is not None
 
     def describe(self) -> dict[str, Any]:
+        """What `list` says of it."""
         place = {"uds": self.request.uds} if self.request.uds else {"port": self.request.port}
         return {
             "name": self.request.name,
@@ -80,20 +83,27 @@ class Instances:
         problems = []
         for other in self.living():
             if other.request.name == request.name:
-                problems.append(f"name {request.name} was refused: it runs as pid {other.pid}; stop it or choose another")
+                problems.append(
+                    f"name {request.name} was refused: it runs as pid {other.pid}; stop it or choose another"
+                )
             if request.port is not None and other.request.port == request.port:
-                problems.append(f"port {request.port} was refused: instance {other.request.name} has it; choose another")
+                problems.append(
+                    f"port {request.port} was refused: instance {other.request.name} has it; choose another"
+                )
             if request.uds is not None and other.request.uds == request.uds:
                 problems.append(f"uds {request.uds} was refused: instance {other.request.name} has it; choose another")
         return problems
 
     def living(self) -> list[Instance]:
+        """Those of which any process may be left."""
         return [instance for instance in self._by_name.values() if not instance.ended]
 
     def describe(self) -> list[dict[str, Any]]:
+        """What `list` answers."""
         return [instance.describe() for instance in self._by_name.values()]
 
     def get(self, name: str) -> Instance | None:
+        """The instance of this name, ended or not."""
         return self._by_name.get(name)
 
     def start(self, request: StartRequest) -> Instance:
@@ -123,7 +133,7 @@ class Instances:
             _set_title(request.name)
             # Kept for the life of the process: a local of the frame that vLLM's server runs in.
             witness = procfs.map_weights(request.model)
-            print(f"empelt: mapped {len(witness)} weight files of {request.model}, serving from a fork", flush=True)
+            logger.info("mapped %d weight files of %s, serving from a fork", len(witness), request.model)
             code = vllm_fork.serve(self._vllm.main, request.arguments())
         except BaseException:  # the outermost edge of the forked process: its parent's stack lies above
             traceback.print_exc()
@@ -136,17 +146,25 @@ class Instances:
     def _spawn(self, request: StartRequest, environment: dict[str, str], log: int) -> int:
         command = [sys.executable, str(_PLAIN), str(os.getpid()), str(request.model), *request.arguments()]
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, umask=0o077
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            umask=0o077,
         )
         # Waited for by pid with the forked ones; told so that its destructor does not complain.
         process.returncode = 0
         return process.pid
 
     def stop(self, instance: Instance, grace_seconds: float, on_end: Callable[[Instance], None] | None = None) -> None:
-        """Ask an instance to end; after the grace its whole group is killed. `on_end` is called when nothing is left."""
+        """Ask an instance to end; after the grace its group is killed. `on_end` is called when nothing is left."""
         if on_end is not None:
             instance.on_end.append(on_end)
-        deadline = time.monotonic() + grace_seconds
+        # One that does not serve yet has nothing to drain, and vLLM 0.32 sat out a SIGTERM during its start until it was
+        # killed, in three of four tries.
+        deadline = time.monotonic() + (grace_seconds if _is_listening(instance.request) else 0)
         instance.kill_at = deadline if instance.kill_at is None else min(deadline, instance.kill_at)
         if not instance.leader_ended:
             # Only the first process: it tells its children, in an order of its own. Not reaped yet, so it is the one.
@@ -167,12 +185,14 @@ class Instances:
             _, status = os.waitpid(instance.pid, 0)
             instance.exit_code = os.waitstatus_to_exitcode(status)
             _remove_socket(instance.request.uds)
-            logger.info("%s (pid %d) ended with %d, its group is gone", instance.request.name, instance.pid, instance.exit_code)
+            logger.info(
+                "%s (pid %d) ended with %d, its group is gone", instance.request.name, instance.pid, instance.exit_code
+            )
             for tell in instance.on_end:
                 tell(instance)
         elif instance.kill_at is not None and now >= instance.kill_at:
-            killed = [member.pid for member in procfs.kill_group(instance.pid)]
-            if killed != instance.killed:
+            killed = procfs.kill_group(instance.pid, trackers_too=now >= instance.kill_at + SECONDS_FOR_THE_REST)
+            if killed and killed != instance.killed:
                 logger.warning("%s did not end by itself: killed %s", instance.request.name, killed)
             instance.killed = killed
 
@@ -192,6 +212,19 @@ def _become_instance(environment: dict[str, str], log: int) -> None:
         os.dup2(source, target)
     os.close(null)
     os.close(log)
+
+
+def _is_listening(request: StartRequest) -> bool:
+    """Whether vLLM serves: it binds its place first of all, and listens when the engine is up."""
+    with socket.socket(socket.AF_UNIX if request.uds else socket.AF_INET) as probe:
+        probe.settimeout(0.2)
+        try:
+            probe.connect(request.uds or ("127.0.0.1", request.port))
+        except (ConnectionError, FileNotFoundError):
+            return False
+        except TimeoutError:
+            return True
+    return True
 
 
 def _set_title(name: str) -> None:

@@ -88,7 +88,7 @@ class Launcher:
         return 0
 
     def _listen(self) -> None:
-        """Bind beside the path and rename: whoever sees the socket can connect to it, and nobody else's mode is on it."""
+        """Bind beside the path and rename: whoever sees the socket can connect, and its mode is right at once."""
         fresh = self._path.with_name(self._path.name + ".new")
         fresh.unlink(missing_ok=True)
         self._listener.bind(str(fresh))
@@ -244,7 +244,9 @@ def _refusal(error: str, problems: list[str] | None = None) -> dict[str, Any]:
 def _hold(path: Path) -> int:
     """Hold the launcher's place for as long as it lives. A record lock: forked instances do not inherit it."""
     if len(os.fsencode(path)) + len(".new") > LONGEST_SOCKET_PATH:
-        sys.exit(f"--socket {path} was refused: its path is too long for a socket; at most {LONGEST_SOCKET_PATH - 4} bytes")
+        sys.exit(
+            f"--socket {path} was refused: its path is too long for a socket; at most {LONGEST_SOCKET_PATH - 4} bytes"
+        )
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,7 +263,9 @@ def main() -> int:
     parser.add_argument("--socket", type=Path, required=True, help="where to listen; appears when the imports are done")
     parser.add_argument("--logs", type=Path, required=True, help="folder of the instances' logs, one file each")
     parser.add_argument("--plain", action="store_true", help="start each instance plainly, without forking")
-    parser.add_argument("--die-with-parent", action="store_true", help="shut down when the process that started this ends")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="shut down when the process that started this ends"
+    )
     arguments = parser.parse_args()
     wanted = serving_environment(os.environ)
     if wanted != dict(os.environ):

@@ -1,4 +1,4 @@
-"""What the launcher knows about processes: identity, groups, and dying with the parent. Linux only, standard library only.
+"""What the launcher knows of processes: identity, groups, and dying with the parent. Linux and standard library only.
 
 A pid alone names nobody, since the kernel hands it out again; pid + start time (field 22 of /proc/<pid>/stat, clock
 ticks since boot) names one process for as long as the machine is up.
@@ -21,6 +21,8 @@ _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 
 
 class ProcessStat(NamedTuple):
+    """A line of /proc/<pid>/stat, in part."""
+
     pid: int
     state: str
     parent: int
@@ -41,6 +43,7 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 
 def start_time(pid: int) -> str:
+    """Field 22 of /proc/<pid>/stat, or the empty string when there is no such process."""
     stat = read_stat(pid)
     return stat.start_time if stat else ""
 
@@ -55,18 +58,18 @@ def group_members(group: int) -> list[ProcessStat]:
     return found
 
 
-def kill_group(group: int) -> list[ProcessStat]:
-    """Send SIGKILL to what is left of a group; return whom it was sent to.
+def kill_group(group: int, trackers_too: bool = True) -> list[int]:
+    """Send SIGKILL to what is left of a group; return the pids that it was sent to.
 
-    multiprocessing's resource tracker is spared while others live: it ends by itself when they are gone, and removes
-    the shared memory that they could not (two segments of an instance in /dev/shm).
+    Without `trackers_too`, multiprocessing's resource tracker is spared: when the others are gone it removes the shared
+    memory that they could not (two segments of an instance in /dev/shm, which would stay for good) and ends by itself.
     """
     members = group_members(group)
-    others = [member for member in members if not _is_resource_tracker(member.pid)]
-    for member in others or members:
+    targets = [member.pid for member in members if trackers_too or not _is_resource_tracker(member.pid)]
+    for pid in targets:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(member.pid, signal.SIGKILL)
-    return others or members
+            os.kill(pid, signal.SIGKILL)
+    return targets
 
 
 def _is_resource_tracker(pid: int) -> bool:
@@ -84,6 +87,7 @@ def die_with_parent() -> None:
 
 
 def orphaned_from(parent: int) -> bool:
+    """Whether the process that made this one has ended."""
     return os.getppid() != parent
 
 
@@ -118,11 +122,12 @@ def die_with_parent_in_this_group() -> None:
 
 
 def map_weights(model: Path) -> list[mmap.mmap]:
-    """Map every *.safetensors of a folder, read-only, so that /proc/<pid>/maps names the files that this process serves.
+    """Map every *.safetensors of a folder, read-only, so that /proc/<pid>/maps names the files that are served.
 
     It is a witness: it proves which files (device and inode) the process had open when it started, and that these
     inodes still exist as long as it lives, even when the folder is replaced under it. It does not prove that vLLM
-    computes with them: vLLM reads the same names in another process (the worker), copies, and keeps nothing mapped.
+    computes with them: vLLM reads the same names in another process (the worker), copies, and leaves nothing mapped.
+    A forked EngineCore and Worker inherit the maps, spawned ones (plain mode) do not: look at the API process.
     Mapped pages cost no memory until they are read, and nobody reads them.
     """
     maps = []

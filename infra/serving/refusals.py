@@ -29,7 +29,9 @@ _NETWORK = "it opens or uses the network"
 _INPUT = "it lets requests bring their own tensors, files or templates"
 _SHAPE = "an instance is one API process on one host"
 REFUSED_FLAGS = {
-    **dict.fromkeys(("--model", "--model-tag", "--served-model-name", "--host", "--port", "--uds", "--load-format"), _OURS),
+    **dict.fromkeys(
+        ("--model", "--model-tag", "--served-model-name", "--host", "--port", "--uds", "--load-format"), _OURS
+    ),
     **dict.fromkeys(
         (
             "--trust-remote-code",
@@ -128,7 +130,7 @@ class StartRequest:
     env: dict[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
-        """vLLM's command line. --host is given with --uds too: its default is every interface."""
+        """The command line of vLLM. --host is given with --uds too: its default is every interface."""
         place = ["--uds", self.uds] if self.uds else ["--port", str(self.port)]
         ours = ["--model", str(self.model), "--served-model-name", *self.served_names, "--host", "127.0.0.1", *place]
         return [*ours, "--load-format", "safetensors", *self.flags]
@@ -150,7 +152,9 @@ def check_start(request: dict[str, Any], known_flags: Collection[str] = ()) -> t
     if not isinstance(name, str) or not NAME.fullmatch(name):
         problems.append(f"name {name!r} was refused: expected 1 to 100 letters, digits and . _ @ -, as eu-abcdef123456")
     if not _strings(served) or not served or not all(NAME.fullmatch(item) for item in served):
-        problems.append(f"served_names {served!r} was refused: expected a list of at least one name, as eu@abcdef123456")
+        problems.append(
+            f"served_names {served!r} was refused: expected a list of at least one name, as eu@abcdef123456"
+        )
     if isinstance(model, str) and Path(model).is_absolute():
         problems += model_problems(Path(model))
     else:
@@ -161,7 +165,9 @@ def check_start(request: dict[str, Any], known_flags: Collection[str] = ()) -> t
         problems += uds_problems(uds)
     else:
         problems += port_problems(port)
-    problems += flag_problems(flags, known_flags) if _strings(flags) else [f"flags {flags!r}: expected a list of strings"]
+    problems += (
+        flag_problems(flags, known_flags) if _strings(flags) else [f"flags {flags!r}: expected a list of strings"]
+    )
     problems += list(_env_problems(env))
     if problems:
         return None, problems
@@ -179,8 +185,8 @@ def model_problems(model: Path) -> list[str]:
     if not any(path.suffix == ".safetensors" and path.parent == model for path in files):
         problems.append(f"model {model} was refused: it holds no *.safetensors")
     problems += [
-        f"model {model} was refused: it contains {path.relative_to(model)}, and {path.suffix} can run code when loaded; "
-        "expected weights as safetensors and no Python files"
+        f"model {model} was refused: it contains {path.relative_to(model)}, and {path.suffix} can run code when "
+        "loaded; expected weights as safetensors and no Python files"
         for path in files
         if path.suffix.lower() in CODE_OR_PICKLES
     ]
@@ -197,7 +203,11 @@ def _json_problems(path: Path, key: str, why: str) -> list[str]:
         return [f"model {path.parent} was refused: {path.name} cannot be read as JSON ({error})"]
     if not isinstance(content, dict):
         return [f"model {path.parent} was refused: {path.name} holds a {type(content).__name__}, expected an object"]
-    return [f"model {path.parent} was refused: {path.name} has {key!r}, which {why}; take it out"] if key in content else []
+    return (
+        [f"model {path.parent} was refused: {path.name} has {key!r}, which {why}; take it out"]
+        if key in content
+        else []
+    )
 
 
 def flag_problems(flags: list[str], known_flags: Collection[str] = ()) -> list[str]:
@@ -214,7 +224,9 @@ def flag_problems(flags: list[str], known_flags: Collection[str] = ()) -> list[s
         if hit is not None:
             problems.append(f"flag {given} was refused: {hit}: {REFUSED_FLAGS[hit]}; take it out")
         elif known_flags and flag not in known_flags:
-            problems.append(f"flag {given} was refused: vLLM has no such option (abbreviations are not taken); write it in full")
+            problems.append(
+                f"flag {given} was refused: vLLM has no such option (abbreviations are not taken); write it in full"
+            )
     return problems
 
 
@@ -223,10 +235,13 @@ def _is_number(text: str) -> bool:
 
 
 def uds_problems(uds: object) -> list[str]:
+    """Why a socket path cannot be served at."""
     if not isinstance(uds, str) or not os.path.isabs(uds):
         return [f"uds {uds!r} was refused: expected the absolute path of a socket that does not exist yet"]
     if len(os.fsencode(uds)) > LONGEST_SOCKET_PATH:
-        return [f"uds {uds} was refused: {len(os.fsencode(uds))} bytes, and a socket's path holds {LONGEST_SOCKET_PATH}"]
+        return [
+            f"uds {uds} was refused: {len(os.fsencode(uds))} bytes, and a socket's path holds {LONGEST_SOCKET_PATH}"
+        ]
     if not os.path.isdir(os.path.dirname(uds)):
         return [f"uds {uds} was refused: its folder does not exist; make it first"]
     if os.path.lexists(uds):
@@ -235,6 +250,7 @@ def uds_problems(uds: object) -> list[str]:
 
 
 def port_problems(port: object) -> list[str]:
+    """Why a port cannot be served at; a busy one is found by binding it."""
     if not isinstance(port, int) or isinstance(port, bool) or not 1024 <= port <= 65535:
         return [f"port {port!r} was refused: expected a number from 1024 to 65535"]
     with socket.socket() as probe:

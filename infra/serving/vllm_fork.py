@@ -1,4 +1,4 @@
-"""vLLM, imported once and forked: the only module here that touches its inside. Written for, and run with, 0.32.0 on a CPU.
+"""vLLM, imported once and forked: the only module here that touches its inside. Written for and run with 0.32.0, CPU.
 
 A plain start of vLLM takes about a minute on two cores, nearly all of it three processes (API server, EngineCore,
 Worker) importing the same modules one after the other. Here the launcher imports them, and each of the three is forked
@@ -78,6 +78,7 @@ class ImportedVllm:
 
     @property
     def mode(self) -> str:
+        """How instances are started: fork, or plain."""
         return "plain" if self.why_plain else "fork"
 
     def _prepare(self, torch: Any, platform: Any) -> str:
@@ -93,7 +94,9 @@ class ImportedVllm:
         modules = [importlib.import_module(name) for name in PATCHED]
         missing = [name for name, module in zip(PATCHED, modules, strict=True) if not hasattr(module, "get_mp_context")]
         if missing:
-            return f"vLLM {self.version} has no get_mp_context in {', '.join(missing)}; vllm_fork.py is written for 0.32"
+            return (
+                f"vLLM {self.version} has no get_mp_context in {', '.join(missing)}; vllm_fork.py is written for 0.32"
+            )
         if torch.cuda.is_initialized():
             return "CUDA was initialised by the imports, and does not live through a fork"
         _register_architectures()
@@ -101,7 +104,7 @@ class ImportedVllm:
         importlib.import_module("setproctitle").getproctitle()
         threads = len(os.listdir("/proc/self/task"))
         if threads != THREADS_EXPECTED:
-            return f"{threads} threads run after the imports, expected {THREADS_EXPECTED}: their locks would be forked held"
+            return f"{threads} threads run after the imports, expected {THREADS_EXPECTED}: a lock might be forked held"
         fork = multiprocessing.get_context("fork")
         for module in modules:
             module.get_mp_context = lambda: fork

@@ -27,7 +27,7 @@ def main() -> int:
         return 1
     # Kept for the life of the process: a local of the frame that vLLM's server runs in.
     witness = procfs.map_weights(Path(sys.argv[2]))
-    print(f"empelt: mapped {len(witness)} weight files of {sys.argv[2]}, starting vLLM plainly", flush=True)
+    sys.stderr.write(f"empelt: mapped {len(witness)} weight files of {sys.argv[2]}, starting vLLM plainly\n")
     sys.path.insert(0, _HERE)
     import vllm_fork
 

@@ -65,6 +65,16 @@ class Target(Noun):
     """Name of a file in ``gates/``, without its ending."""
 
 
+class Serving(Noun):
+    """How models of the family are served: part of what a measurement depends on."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: int = Field(default=512, ge=64)
+    max_num_seqs: int = Field(default=64, ge=1)
+    kv_gib: int = Field(default=1, ge=1)
+    enforce_eager: bool = True
+
+
 class Family(Noun):
     """A base, the rule that recognises its instruct releases, and its targets."""
 
@@ -76,6 +86,7 @@ class Family(Noun):
     instruct: InstructRule
     tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
     targets: Mapping[Name, Target] = Field(min_length=1)
+    serving: Serving = Serving()
     publish: Literal["auto", "never"] = "auto"
     """``never``: judge and report, leave the channel where it is."""
 
@@ -126,14 +137,14 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
         CatalogError: listing every problem of every file: unknown keys, missing gates, two targets on one channel.
     """
     wanted = list(names)
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    unknown = [name for name in wanted if name not in known]
+    there = sorted(path.stem for path in folder.glob("*.yaml"))
+    unknown = [name for name in wanted if name not in there]
     if unknown:
-        raise CatalogError(f"{folder}: no family file for {unknown}; there are {known}")
+        raise CatalogError(f"{folder}: no family file for {unknown}; there are {there}")
     families: dict[str, Family] = {}
     gates: dict[str, Gate] = {}
     problems: list[str] = []
-    for name in wanted or known:
+    for name in wanted or there:
         document = Document(folder / f"{name}.yaml")
         try:
             family = document.parse(Family)
@@ -142,7 +153,9 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
             families[name] = family
             for target_name, target in family.targets.items():
                 gates.setdefault(target.gate, _load_gate(folder, document, target_name, target.gate, known))
-        except (CatalogError, UnknownBenchmark) as error:
+        except UnknownBenchmark as error:
+            problems.append(str(error))
+        except CatalogError as error:
             problems.extend(error.problems or [str(error)])
     problems.extend(_channels_taken_twice(families))
     if problems:
@@ -150,9 +163,7 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
     return Catalog(families=families, gates=gates)
 
 
-def _load_gate(
-    folder: Path, family: Document, target: str, name: str, benchmarks: Collection[str] | None
-) -> Gate:
+def _load_gate(folder: Path, family: Document, target: str, name: str, benchmarks: Collection[str] | None) -> Gate:
     path = folder / "gates" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))

@@ -5,7 +5,7 @@ one merge, not three. When it has been refused, the next older one is due, unles
 older release never displaces a newer one by itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -45,7 +45,7 @@ def plan_target(
     channel: str,
     releases: Sequence[Release],
     live_since: datetime | None,
-    key_of: Callable[[Release], Digest],
+    keys: Mapping[Digest, Digest],
     standing_of: Callable[[Digest], JobStanding],
 ) -> list[PlanRow]:
     """Rows for every release of one target, newest first.
@@ -56,13 +56,13 @@ def plan_target(
         channel: where the target is served.
         releases: those on record for the family, in any order.
         live_since: ``released_at`` of the release that is live on the channel, or None if nothing is.
-        key_of: job_key of a release for this target.
+        keys: content digest of a release -> its job_key for this target.
         standing_of: what is known about a job_key.
     """
     rows: list[PlanRow] = []
     waiting_for: Release | None = None
     for release in order_releases(releases):
-        key = key_of(release)
+        key = keys[release.content_digest]
         end = standing_of(key)
         if end.standing in ("published", "kept", "rejected"):
             standing, reason = "done", end.reason or end.standing
@@ -78,7 +78,14 @@ def plan_target(
         else:
             standing, reason, waiting_for = "due", "not merged yet", release
         rows.append(
-            PlanRow(family=family, target=target, channel=channel, release=release, job_key=key,
-                    standing=standing, reason=reason)  # type: ignore[arg-type]
+            PlanRow(
+                family=family,
+                target=target,
+                channel=channel,
+                release=release,
+                job_key=key,
+                standing=standing,
+                reason=reason,
+            )
         )
     return rows

@@ -46,7 +46,14 @@ def decision_page(
     if generation is not None:
         lines += [f"Channel **`{job.channel}`** serves it as generation **{generation}**.", ""]
     lines += ["## Why", "", *(f"- {reason}" for reason in verdict.reasons), ""]
-    lines += ["## Scores", "", *markdown_table(gate_rows(verdict)), "", "`*` critical: compared with the live model.", ""]
+    lines += [
+        "## Scores",
+        "",
+        *markdown_table(gate_rows(verdict)),
+        "",
+        "`*` critical: compared with the live model.",
+        "",
+    ]
     lines += [
         "## Lineage",
         "",
@@ -81,7 +88,11 @@ def decision_page(
 
 def channel_page(state: ChannelState, *, endpoint: str, reason: str, previous: ModelRef | None) -> str:
     """What a channel serves now, and how to change that."""
-    back = f"`{state.previous_digest[:12]}`" + (f" ({previous})" if previous else "") if state.previous_digest else "nothing"
+    back = (
+        f"`{state.previous_digest[:12]}`" + (f" ({previous})" if previous else "")
+        if state.previous_digest
+        else "nothing"
+    )
     return "\n".join(
         [
             f"# Channel `{state.channel}`: generation {state.generation}",
@@ -94,7 +105,7 @@ def channel_page(state: ChannelState, *, endpoint: str, reason: str, previous: M
             "",
             "```",
             f"curl {endpoint}/v1/chat/completions -H 'content-type: application/json' \\",
-            f"  -d '{{\"model\": \"{state.channel}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Kaixo\"}}]}}'",
+            f'  -d \'{{"model": "{state.channel}", "messages": [{{"role": "user", "content": "Kaixo"}}]}}\'',
             f"empelt rollback {state.channel}",
             "```",
         ]

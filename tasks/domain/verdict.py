@@ -2,8 +2,8 @@
 
 **Stronger** than the live model means: not worse on every critical slice (paired one-sided 95 % lower bound of the
 difference above minus the check's tolerance) and better on at least one (lower bound above 0). With nothing live the
-first occupant needs the gate only. A verdict names the live digest that it was judged against, so that a later switch can
-see that it is stale.
+first occupant needs the gate only. A verdict names the live digest that it was judged against, so that a later switch
+can see that it is stale.
 """
 
 import math

@@ -35,7 +35,9 @@ class Document:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise CatalogError(f"{path}:{line}: not YAML: {error.problem}") from error
         if not isinstance(root, yaml.MappingNode):
-            raise CatalogError(f"{path}:1: expected a mapping of keys, found {'nothing' if root is None else root.id}")
+            raise CatalogError(
+                f"{path}:1: expected a mapping of keys, found {'nothing' if root is None else 'something else'}"
+            )
         self.data: dict[str, Any] = self._plain(root, ())
 
     def where(self, loc: Loc) -> str:
@@ -80,7 +82,7 @@ class Document:
                 self.lines[(*loc, index)] = value.start_mark.line + 1
                 items.append(self._plain(value, (*loc, index)))
             return items
-        return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+        return yaml.SafeLoader("").construct_object(node)
 
 
 def _fields_at(model: type[BaseModel], loc: Loc) -> set[str]:

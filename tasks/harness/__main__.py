@@ -20,6 +20,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tasks.domain.errors import InputError, PipelineError
+from tasks.harness.child import write_result
+from tasks.harness.suite import refuse_unknown
 
 if TYPE_CHECKING:
     from tasks.harness.run import Progress
@@ -32,16 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    started = time.monotonic()
-    _import_less()
-    from tasks.harness.child import write_result
-    from tasks.harness.run import evaluate
-
-    imported = time.monotonic()
-    logging.getLogger("tasks").setLevel(logging.INFO)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tell = _Teller(lines=arguments.json_lines)
+    started = time.monotonic()
     try:
+        refuse_unknown(arguments.benchmarks.split(","))  # before the seconds that the imports take
+        _import_less()
+        from tasks.harness.run import evaluate
+
+        imported = time.monotonic()
+        logging.getLogger("tasks").setLevel(logging.INFO)
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         scores = evaluate(
             base_url=arguments.base_url,
             model=arguments.model,

@@ -24,6 +24,8 @@ from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused
 CUT = " [cut: no stop]"
 """Put after an answer that ran into its length limit, so that it can never equal a gold answer by accident."""
 _ASKED_WRONGLY = frozenset({400, 401, 403, 413, 422})
+_ENOUGH_TO_SUSPECT = 50
+"""Tokens from which on one and the same log-likelihood for each is no accident."""
 _ATTEMPTS = 3
 """Only for what fails before an answer began: refused connections, 429, 503."""
 
@@ -65,6 +67,8 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         self._timeout_seconds = timeout_seconds
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._on_done = on_done
+        self._seen: set[float] = set()
+        self._scored_tokens = 0
 
     @property
     def prefix_token_id(self) -> int:
@@ -155,9 +159,12 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
             return run
 
         answers = asyncio.run(self._all([job(b) for b in batches], max(2, self._concurrency // size)))
-        by_index = {
-            i: v for batch, values in zip(batches, answers, strict=True) for i, v in zip(batch, values, strict=True)
-        }
+        if len(self._seen) == 1 and self._scored_tokens >= _ENOUGH_TO_SUSPECT:
+            raise ModelRefused(
+                f"{self.model}: each of {self._scored_tokens} tokens got the same log-likelihood {self._seen.pop():g}:"
+                " its weights are broken, or the server does not score prompts"
+            )
+        by_index = dict(zip(order, (value for values in answers for value in values), strict=True))
         return [by_index[i] for i in range(len(work))]
 
     async def _likelihoods(self, session: aiohttp.ClientSession, work: Sequence[_Scored]) -> list[tuple[float, bool]]:
@@ -172,13 +179,16 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
                     f"{self._url} gave {len(given)} log-likelihoods for a prompt of {len(asked.tokens)} tokens and one"
                     " more: it does not echo prompts with logprobs, or reads tokens otherwise. Use vLLM's completions"
                 )
-            # nan compares false, so it must be asked for by name; None is for the first token only.
-            if not all(isinstance(v, float | int) and math.isfinite(v) for v in given[asked.context : -1]):
+            # json reads NaN as a number, and argmax takes it for the greatest: asked for by name.
+            values = given[asked.context : -1]
+            if not all(isinstance(v, float | int) and math.isfinite(v) for v in values):
                 raise ModelRefused(
                     f"{self.model} gives log-likelihoods that are not finite numbers: its weights are broken"
                 )
-        values: list[tuple[float, bool]] = self.parse_logprobs({"choices": choices}, ctxlens=[w.context for w in work])
-        return values
+            self._scored_tokens += len(values)
+            self._seen.update(values if len(self._seen) < 2 else ())
+        found: list[tuple[float, bool]] = self.parse_logprobs({"choices": choices}, ctxlens=[w.context for w in work])
+        return found
 
     async def _answer(self, session: aiohttp.ClientSession, context: Any, options: dict[str, Any]) -> str:
         payload: dict[str, Any] = {

@@ -6,7 +6,6 @@ when it is whole. Pickles and code are never asked for.
 """
 
 import hashlib
-import math
 import os
 import shutil
 import uuid
@@ -27,8 +26,8 @@ ALLOWED = (*MATTERS, "LICENSE*", "NOTICE*", "README.md")
 """What is downloaded, at the top of a repository only. Weights in any other format stay where they are."""
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".zip")
 """Never downloaded, though a pattern of the allow-list may match (``tokenizer*`` matches ``tokenizer.py``)."""
-ROOM_FACTOR = 1.1
-"""Free bytes wanted per byte of download."""
+ROOM_PERCENT = 110
+"""Free bytes wanted per 100 bytes of download."""
 STREAMS = 4
 """Files at a time; a model has a handful of large ones."""
 
@@ -47,7 +46,7 @@ def wanted(files: Iterable[SourceFile]) -> list[SourceFile]:
 
 def needed_bytes(files: Iterable[SourceFile]) -> int:
     """Free bytes that a download of ``files`` asks for."""
-    return math.ceil(ROOM_FACTOR * sum(file.size for file in files))
+    return -(-sum(file.size for file in files) * ROOM_PERCENT // 100)  # rounded up
 
 
 def download(
@@ -109,7 +108,7 @@ def _check_room(chosen: Sequence[SourceFile], ref: ModelRef, place: Path) -> Non
     needed, free = needed_bytes(chosen), shutil.disk_usage(place).free
     if needed > free:
         raise DiskFull(
-            f"{ref} needs {needed} bytes ({ROOM_FACTOR} x its files) but {place} has {free} free. "
+            f"{ref} needs {needed} bytes ({ROOM_PERCENT} % of its files) but {place} has {free} free. "
             f"Make room for {needed - free} more; nothing was downloaded."
         )
 

@@ -96,17 +96,16 @@ def connect(url: str | URL) -> Engine:
         # A frozen writer would hold the lock for ever: its session is ended, and its transaction with it.
         limits = f"-c lock_timeout={BUSY_SECONDS}s -c idle_in_transaction_session_timeout={2 * BUSY_SECONDS}s"
         options = {"connect_timeout": 10, "options": limits}
-        return create_engine(
-            address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5, connect_args=options
-        )
+        try:
+            return create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=options)
+        except ModuleNotFoundError as error:
+            raise InputError("a ledger in PostgreSQL needs psycopg: pip install 'empelt[postgres]'") from error
     if kind != "sqlite":
         raise InputError(f"the ledger cannot live in {kind!r}; it can in sqlite or postgresql")
     if address.database in (None, "", ":memory:"):
         raise InputError("the ledger is shared by processes and needs a file: sqlite:////path/to/ledger.db")
     Path(str(address.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        address.set(drivername="sqlite+pysqlite"), pool_pre_ping=False, connect_args={"timeout": BUSY_SECONDS}
-    )
+    engine = create_engine(address.set(drivername="sqlite+pysqlite"), connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

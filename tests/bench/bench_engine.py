@@ -73,7 +73,7 @@ def engine(config: Path, out: Path) -> dict[str, float]:
 
 def idle_torch() -> int:
     """Peak bytes of a process that imports torch and ends."""
-    code = "import torch, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    code = "import torch; print(next(int(x.split()[1]) for x in open('/proc/self/status') if 'VmHWM' in x) * 1024)"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -85,9 +85,7 @@ def measure(place: Path) -> None:
         config = place / f"{method}.json"
         tuned = {"eu": {"path": str(eu)}}
         recipe = {"method": method, "tuned_weight": 0.75}
-        config.write_text(
-            json.dumps({"recipe": recipe, "base": str(base), "instruct": str(instruct), "tuned": tuned})
-        )
+        config.write_text(json.dumps({"recipe": recipe, "base": str(base), "instruct": str(instruct), "tuned": tuned}))
         floors, ours, peaks = [], [], []
         for _ in range(ROUNDS):
             floors.append(floor(inputs, place / "copy"))

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def until(condition, *, seconds=20.0, what="it"):
+def until(condition, *, seconds=40.0, what="it"):
     """Wait for a condition; fails with what it was waiting for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -34,7 +34,7 @@ def _until():
     return until
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def short_folder():
     """Unix sockets allow 107 characters, and pytest's folders are longer."""
     folder = Path(tempfile.mkdtemp(prefix="em-"))
@@ -42,9 +42,9 @@ def short_folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def spawn():
-    """Start processes that end with the test."""
+    """Start processes that end with the tests of this file."""
     started = []
 
     def _spawn(*command, **options):
@@ -59,7 +59,7 @@ def spawn():
         process.wait(10)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upstream(spawn, short_folder):
     """Start an upstream whose answers begin with the 64-digit name of its model folder."""
 
@@ -88,7 +88,7 @@ def up(uds):
             return False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def free_port():
     import socket
 
@@ -97,7 +97,7 @@ def free_port():
         return bound.getsockname()[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gateway(spawn, short_folder, free_port):
     """Start the gateway in a process of its own; returns its address and its routes file."""
     routes = short_folder / "routes.json"
@@ -148,3 +148,33 @@ def behave(instance, **behaviour):
 @pytest.fixture(name="behave")
 def _behave():
     return behave
+
+
+@pytest.fixture
+def store(tmp_path):
+    from tasks.store.artifacts import ArtifactStore
+
+    return ArtifactStore(tmp_path / "store")
+
+
+@pytest.fixture
+def make_artifact(store, tmp_path):
+    """Put a small model folder into the store; ``fault`` is what the fake vLLM does with it."""
+
+    def _make(text, **config):
+        folder = tmp_path / f"made-{text}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(text.encode() * 100)
+        (folder / "config.json").write_text(json.dumps({"text": text, **config}))
+        (folder / "tokenizer.json").write_text("{}")
+        return store.adopt(folder)
+
+    return _make
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    from tasks.store.ledger import Ledger
+
+    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+        yield opened

@@ -124,7 +124,8 @@ def test_a_missing_and_a_truncated_shard_are_told_together(tmp_path, checkpoint_
 
 
 @pytest.mark.parametrize(
-    "where", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b.safetensors", "model.bin", "x.txt"]
+    "where",
+    ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b.safetensors", "model.bin", "x.txt"],
 )
 def test_an_index_cannot_lead_out_of_its_folder_or_to_a_pickle(tmp_path, checkpoint_writer, make_model, where):
     folder = checkpoint_writer(tmp_path / "m", make_model(0), shards=2)

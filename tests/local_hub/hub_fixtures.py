@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from infra.local_hub import push_folder
+from tasks.domain.models import ModelRef
 
 REPOSITORY = Path(__file__).parents[2]
 WHEN = "2026-11-20T09:00:00Z"
 ARCHITECTURE = "LlamaForCausalLM"
+Push = Callable[..., ModelRef]
 
 
 def free_port() -> int:

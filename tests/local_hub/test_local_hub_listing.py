@@ -40,7 +40,7 @@ def test_expand_tells_what_a_watch_needs_in_one_listing(hub: RunningHub, api: Hf
     assert row.card_data.base_model == "demo/base"
     assert set(row.tags or ()) >= {"en", "eu", "license:apache-2.0", "base_model:finetune:demo/base", "safetensors"}
     assert "config.json" in [sibling.rfilename for sibling in row.siblings or ()]
-    assert len(row._id) == 24
+    assert len(row._id) == 24  # type: ignore[attr-defined]
 
 
 def test_properties_that_were_not_asked_for_are_not_told(hub: RunningHub, api: HfApi, org: str, tmp_path: Path) -> None:

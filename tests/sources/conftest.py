@@ -8,9 +8,7 @@ import pytest
 
 from tasks.domain.models import ModelRef
 from tasks.sources.hub import HubSource
-from tests.local_hub.hub_fixtures import WHEN, RunningHub, TinyModel, run_hub
-
-Push = Callable[..., ModelRef]
+from tests.local_hub.hub_fixtures import WHEN, Push, RunningHub, TinyModel, run_hub
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tasks.domain.errors import HubUnavailable, InputError, ModelRefused
@@ -47,9 +47,9 @@ def test_a_busy_hub_that_says_when_to_come_back_soon_is_asked_again() -> None:
 
     def answer(_: Request) -> Response:
         asked.append(time.monotonic())
-        return (
-            JSONResponse([ROW | DATES]) if len(asked) > 1 else Response(status_code=429, headers={"Retry-After": "1"})
-        )
+        if len(asked) == 1:
+            return Response(status_code=429, headers={"Retry-After": "1"})
+        return JSONResponse([ROW | DATES])
 
     with stub(answer) as source:
         assert [state.repo_id for state in source.list_organisation("lab")] == ["lab/m"]
@@ -74,7 +74,7 @@ def test_a_broken_hub_is_unavailable_after_a_few_tries() -> None:
         asked.append(request.url.path)
         return Response(status_code=503)
 
-    with stub(answer) as source, pytest.raises(HubUnavailable, match="lab/m: .* HTTP 503"):
+    with stub(answer) as source, pytest.raises(HubUnavailable, match="HTTP 503"):
         source.state("lab/m")
     assert len(asked) == 3
 
@@ -134,8 +134,6 @@ def test_a_server_that_ignores_ranges_is_read_no_further_than_needed() -> None:
     sent: list[int] = []
 
     def answer(_: Request) -> Response:
-        from starlette.responses import StreamingResponse
-
         def body() -> Iterator[bytes]:
             for _ in range(2000):
                 sent.append(1)

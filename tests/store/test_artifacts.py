@@ -128,7 +128,7 @@ def test_a_manifest_altered_together_with_its_file_is_found_by_the_digest(store,
     weights.write_bytes(other)
     recorded = next(f.sha256 for f in artifact.files if f.path == weights.name)
     manifest.write_text(manifest.read_text().replace(recorded, hashlib.sha256(other).hexdigest()))
-    with pytest.raises(ModelRefused, match="its files have the content digest [0-9a-f]{64}: the manifest was changed"):
+    with pytest.raises(ModelRefused, match=r"its files have the content digest [0-9a-f]{64}: the manifest was changed"):
         store.verify(artifact.digest)
 
 

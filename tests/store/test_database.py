@@ -1,8 +1,10 @@
 """Opening a ledger: its schema, its refusals, and who waits for whom."""
 
+import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,18 @@ def test_a_writer_that_waits_too_long_is_told_so(url, monkeypatch):
         with pytest.raises(TransientError, match="did not answer within 1 s"):
             two.record_hold("key", "")
         assert two.holds() == []  # reading goes on while somebody writes
+
+
+def test_a_writer_that_stands_still_is_cut_off_on_postgresql(postgres, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 1)
+    key = f"key of process {os.getpid()}"
+    with Ledger.open(postgres) as frozen, Ledger.open(postgres) as other:
+        with pytest.raises(TransientError), frozen._write() as connection:  # noqa: PT012
+            connection.execute(text("SELECT 1"))
+            time.sleep(2.5)  # as if stopped by a signal
+            other.record_hold(key, "")
+            connection.execute(text("SELECT 1"))
+        assert key in [h.key for h in other.holds()]
 
 
 def test_sqlite_is_set_up_for_several_processes(tmp_path):

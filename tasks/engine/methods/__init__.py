@@ -9,9 +9,13 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from .weighted import weighted_sum
+from .workspace import Workspace
 
-Method = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
-"""(chunks, weights) -> float32. The chunks are one range of one tensor in each source; they are not written to."""
+Method = Callable[[Sequence[Tensor], Sequence[float], Workspace], Tensor]
+"""(chunks, weights, workspace) -> float32, in a buffer of the workspace.
+
+The chunks are one range of one tensor in each source, as views of the files: they are not written to.
+"""
 
 METHODS: dict[str, Method] = {
     "linear": weighted_sum,

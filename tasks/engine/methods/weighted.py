@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .workspace import Workspace
 
-def weighted_sum(chunks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+
+def weighted_sum(chunks: Sequence[Tensor], weights: Sequence[float], workspace: Workspace) -> Tensor:
     """sum_j c_j x_j where sum_j c_j = 1, computed as x_0 + sum_{j>0} c_j (x_j - x_0).
 
     The same number on paper (Ilharco et al., ICLR 2023, equation 1, collected per model), and in float32 it keeps what
@@ -16,13 +18,17 @@ def weighted_sum(chunks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     Args:
         chunks: x_j, 1-D, equal lengths, any float dtypes. x_0 is the one with the largest weight.
         weights: c_j; they sum to 1, and c_0 is implied by the others.
+        workspace: Where the result and the intermediate values live.
 
     Returns:
         float32 (float64 if a chunk is), same length; the caller rounds once.
     """
     dtype = torch.float64 if any(chunk.dtype == torch.float64 for chunk in chunks) else torch.float32
-    anchor = chunks[0].to(dtype)
-    total = anchor.clone() if len(chunks) > 1 else anchor
+    anchor = workspace.widened("anchor", chunks[0], dtype)
+    if len(chunks) == 1:
+        return anchor
+    total = workspace.widened("total", anchor, dtype)
     for chunk, weight in zip(chunks[1:], weights[1:], strict=True):
-        total.add_(chunk.to(dtype, copy=True).sub_(anchor), alpha=weight)
+        difference = workspace.widened("difference", chunk, dtype).sub_(anchor)
+        total.add_(difference, alpha=weight)
     return total

@@ -1,0 +1,42 @@
+"""Putting a model up beside the live one, for as long as somebody needs it there."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.runtime import flow_run
+
+from tasks.domain.models import Digest, ModelRef
+from tasks.domain.records import Wanted
+from tasks.endpoints.protocol import Ready
+from tasks.settings import open_endpoint, open_store, settings
+
+REFERENCE = "reference"
+"""Channel name under which parents are staged; nothing is ever promoted to it."""
+
+
+@contextmanager
+def staged(family: str, digest: Digest, channel: str, release: ModelRef | None) -> Iterator[Ready]:
+    """An artifact, up and answering beside whatever is live, for as long as the block lasts."""
+    endpoint, artifact = open_endpoint(family), open_store().get(digest)
+    owner = f"run:{flow_run.get_id() or 'by hand'}"
+    lease = float(settings().lease_seconds)
+
+    def want() -> Wanted:
+        return endpoint.stage(artifact, channel=channel, owner=owner, release=release, lease_seconds=lease)
+
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(lease / 4):
+            want()
+
+    wanted = want()
+    thread = threading.Thread(target=renew, name=f"stage {channel}", daemon=True)
+    thread.start()
+    try:
+        yield endpoint.wait_ready(wanted, deadline_seconds=settings().stage_deadline_seconds)
+    finally:
+        ended.set()
+        thread.join(5)
+        endpoint.unstage(wanted)

@@ -1,0 +1,108 @@
+"""From desired state to wishes and routes: pure functions, so every rule is one small table."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tasks.domain.errors import InputError
+from tasks.domain.models import ModelRef
+from tasks.domain.records import Desired, Live, Wanted
+from tasks.endpoints.profile import ServingProfile
+from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes
+from tasks.endpoints.wishes import choose_routes, instance_name, wishes_of
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+RELEASE = ModelRef(repo_id="lab/instruct", revision="1" * 40)
+EU_A, EU_B, EU_C = (instance_name("eu", digest) for digest in (A, B, C))
+
+
+def live(digest, generation=1, previous=None):
+    return Live(
+        channel="eu",
+        generation=generation,
+        digest=digest,
+        previous_digest=previous,
+        release=RELEASE,
+        target="eu",
+        family="demo",
+        switched_at=NOW,
+        acknowledged_generation=0,
+    )
+
+
+def staged(digest):
+    return Wanted(digest=digest, channel="eu", release=RELEASE, owner="t", wanted_at=NOW, lease_until=NOW)
+
+
+def desired(*lives, stages=()):
+    return Desired(live=lives, staged=stages, at=NOW)
+
+
+def route(digest):
+    return InstanceRoute(name=instance_name("eu", digest), channel="eu", digest=digest, uds=f"/{digest[:4]}.sock")
+
+
+def routes(channel=None, *digests):
+    known = {instance_name("eu", digest): route(digest) for digest in digests}
+    return Routes(serial=4, channels={"eu": channel} if channel else {}, instances=known)
+
+
+def test_the_order_of_wishes_is_live_routed_staged_previous():
+    state = desired(live(B, 3, previous=A), stages=(staged(C),))
+    now = routes(ChannelRoute(generation=2, instance=EU_A), A)
+    assert [(w.name, w.keep) for w in wishes_of(state, now, running={EU_A}, failing=())] == [
+        (EU_B, "live"),
+        (EU_A, "routed"),
+        (EU_C, "staged"),
+    ]
+    after = routes(ChannelRoute(generation=3, instance=EU_B), A, B)
+    assert [(w.name, w.keep) for w in wishes_of(state, after, running={EU_A, EU_B}, failing=())] == [
+        (EU_B, "live"),
+        (EU_C, "staged"),
+        (EU_A, "previous"),
+    ]
+
+
+def test_an_artifact_that_is_live_and_staged_is_one_instance():
+    assert [w.keep for w in wishes_of(desired(live(A), stages=(staged(A),)), Routes(), running=(), failing=())] == [
+        "live"
+    ]
+
+
+@pytest.mark.parametrize(("failing", "names"), [((), [EU_B]), ({EU_B}, [EU_B, EU_A])])
+def test_a_previous_artifact_is_started_only_when_the_live_one_fails(failing, names):
+    state = desired(live(B, 2, previous=A))
+    assert [w.name for w in wishes_of(state, Routes(), running=(), failing=failing)] == names
+
+
+NEW, OLD = ChannelRoute(generation=2, instance=EU_B), ChannelRoute(generation=1, instance=EU_A)
+
+
+@pytest.mark.parametrize(
+    ("ready", "before", "expected"),
+    [
+        pytest.param([A, B], OLD, NEW, id="the new one is ready"),
+        pytest.param([A], OLD, OLD, id="the old one keeps the channel until then"),
+        pytest.param([A], NEW, OLD, id="the new one died: back to the previous one, under its own generation"),
+        pytest.param([A], None, OLD, id="nothing was routed: the previous one answers"),
+        pytest.param([], OLD, ChannelRoute(generation=2, instance=None, coming=True), id="held while it comes"),
+    ],
+)
+def test_a_channel_is_routed_to(ready, before, expected):
+    state = desired(live(B, 2, previous=A))
+    found = choose_routes(state, {r.name: r for r in map(route, ready)}, {EU_B}, routes(before, A, B))
+    assert found.channels["eu"] == expected
+    assert set(found.instances) == {instance_name("eu", digest) for digest in ready}
+
+
+def test_a_profile_survives_the_ledger_and_decides_every_flag():
+    profile = ServingProfile(dtype="bfloat16", max_model_len=4096, kv_gib=8, device="gpu", extra=("--seed", "1"))
+    assert ServingProfile.read(profile.to_extra(), default=ServingProfile()) == profile
+    assert ServingProfile.read({}, default=profile) == profile
+    flags = " ".join(profile.flags())
+    for part in ("--dtype bfloat16", "--max-model-len 4096", "--kv-cache-memory-bytes 8589934592", "--seed 1"):
+        assert part in flags
+    assert profile.facts(image="vllm-gpu 0.32.0 plain")["flags"] == flags
+    with pytest.raises(InputError, match="not a serving profile"):
+        ServingProfile.read({"profile": {"dtpye": "x"}}, default=profile)
