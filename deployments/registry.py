@@ -112,8 +112,8 @@ def register(settings: Settings, version: str) -> Registered:
 def crash_stray_runs(client: SyncPrefectClient) -> int:
     """Runs that say they are running, while every process that could run them has ended, have crashed.
 
-    Prefect would show them as running for ever (PrefectHQ/prefect#16746). Their jobs are claimed again by the watch when
-    their leases end.
+    Prefect would show them as running for ever (PrefectHQ/prefect#16746). The watch claims their jobs again when their
+    leases end.
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     stray = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)), limit=200)

@@ -1,7 +1,7 @@
 """`empelt up`: everything on one host, as recorded children of one command.
 
-Prefect server, agent (which starts the vLLM launcher), gateway, and a process worker for each pool: the same code path as on many hosts.
-They are started side by side, since the two slow ones (server 14 s, launcher 17 s) mostly import.
+Prefect server, agent (which starts the vLLM launcher), gateway, and a process worker for each pool: the same code path
+as on many hosts. They are started side by side, since the two slow ones (server 14 s, launcher 17 s) mostly import.
 """
 
 import os
@@ -65,6 +65,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
         "PREFECT_CLI_PROMPT": "false",
+        # Where a proxy is set, what is on this host must not go through it.
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost"])),
     }
     return {**ours, **prefect}
 

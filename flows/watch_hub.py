@@ -1,4 +1,4 @@
-"""What is new on the Hub, what is due because of it, and handing that out. Runs on a schedule; may run at any moment."""
+"""What is new on the Hub, what is due because of it, handing it out. On a schedule; may run at any moment."""
 
 from prefect import flow
 from prefect.client.schemas.objects import State

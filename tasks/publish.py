@@ -1,4 +1,4 @@
-"""Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; the rest waits for its effect."""
+"""Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; the rest waits for it."""
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact

@@ -54,7 +54,9 @@ def _serve(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     asked.root.mkdir(parents=True, exist_ok=True)
     # Bound here and not by uvicorn, which ends with code 1 and a stack of log lines when a port is taken.
-    listener = socket.socket(socket.AF_INET6 if ":" in asked.host else socket.AF_INET)
+    # The protocol is named because asyncio sets TCP_NODELAY only then; else each answer waits 40 ms for an ACK.
+    family = socket.AF_INET6 if ":" in asked.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((asked.host, asked.port))

@@ -162,8 +162,8 @@ class Instances:
         """Ask an instance to end; after the grace its group is killed. `on_end` is called when nothing is left."""
         if on_end is not None:
             instance.on_end.append(on_end)
-        # One that does not serve yet has nothing to drain, and vLLM 0.32 sat out a SIGTERM during its start until it was
-        # killed, in three of four tries.
+        # One that does not serve yet has nothing to drain, and vLLM 0.32 sat out a SIGTERM during its start until it
+        # was killed, in three of four tries.
         deadline = time.monotonic() + (grace_seconds if _is_listening(instance.request) else 0)
         instance.kill_at = deadline if instance.kill_at is None else min(deadline, instance.kill_at)
         if not instance.leader_ended:

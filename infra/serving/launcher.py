@@ -169,7 +169,10 @@ class Launcher:
         if wanted is None or problems:
             name = request.get("name")
             return _refusal(f"start of {name!r} was refused: " + "; ".join(problems), problems)
-        instance = self._instances.start(wanted)
+        try:
+            instance = self._instances.start(wanted)
+        except OSError as error:
+            return _refusal(f"start of {wanted.name} failed: {error}; see to the logs' disk and the process limit")
         identity = {"pid": instance.pid, "start_time": instance.start_time, "log": instance.log}
         return {"ok": True, "name": wanted.name, **identity}
 

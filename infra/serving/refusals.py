@@ -236,7 +236,7 @@ def _is_number(text: str) -> bool:
 
 def uds_problems(uds: object) -> list[str]:
     """Why a socket path cannot be served at."""
-    if not isinstance(uds, str) or not os.path.isabs(uds):
+    if not isinstance(uds, str) or not os.path.isabs(uds) or "\0" in uds:
         return [f"uds {uds!r} was refused: expected the absolute path of a socket that does not exist yet"]
     if len(os.fsencode(uds)) > LONGEST_SOCKET_PATH:
         return [

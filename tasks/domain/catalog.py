@@ -1,4 +1,4 @@
-"""The catalog: one YAML per family, gates beside it. What to watch, what to graft, what to ask of it, where to serve it.
+"""The catalog: one YAML per family, gates beside it. What to watch, to graft, to ask of it, and where to serve it.
 
 A newcomer adds a language with a few lines here: a tuned base and a target. Unknown keys are refused with file, key and
 line, since a misspelt limit that is ignored is a gate that never blocks.

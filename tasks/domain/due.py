@@ -1,8 +1,8 @@
 """What is due: which release should be merged for which target next. Pure; called by the watch and by ``empelt plan``.
 
-For every target the newest release that is not settled yet is due, and only that one: three releases seen at once cost
-one merge, not three. When it has been refused, the next older one is due, unless it is older than what is live, since an
-older release never displaces a newer one by itself.
+For every target the newest release that is not settled yet is due, and only that one: three releases seen at once
+cost one merge, not three. When it has been refused, the next older one is due, unless it is older than what is live,
+since an older release never displaces a newer one by itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

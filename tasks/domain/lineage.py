@@ -83,7 +83,7 @@ class Lineage(Noun):
 
 
 def parent_roles(lineage: Lineage) -> dict[str, Digest]:
-    """The parents that a gate compares with: ``instruct``, and ``tuned`` (``tuned:eu``, ... where there are several)."""
+    """The parents that a gate compares with: ``instruct`` and ``tuned`` (``tuned:eu``, ... where there are several)."""
     tuned = {i.role: i.digest for i in lineage.ingredients if i.role.startswith("tuned:")}
     if len(tuned) == 1:
         tuned = {"tuned": next(iter(tuned.values()))}

@@ -1,7 +1,7 @@
 """YAML files that people edit, read so that an error can name file, key and line.
 
-pydantic says which key is wrong; PyYAML's node tree says on which line that key stands. Duplicate keys are refused here,
-since YAML lets the later one win in silence.
+pydantic says which key is wrong; PyYAML's node tree says on which line that key stands. Duplicate keys are refused
+here, since YAML lets the later one win in silence.
 """
 
 from pathlib import Path

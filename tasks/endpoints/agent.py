@@ -10,13 +10,12 @@ under way.
 import logging
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tasks.domain.errors import EndpointUnavailable, InputError, TransientError
-from tasks.domain.records import Desired, InstanceStatus
+from tasks.domain.records import Desired
 from tasks.endpoints.drain import Drain
 from tasks.endpoints.instances import Instance
 from tasks.endpoints.launcher_client import LauncherFacts, LauncherProcess, Listed
@@ -24,13 +23,12 @@ from tasks.endpoints.placement import Device, Placement, place
 from tasks.endpoints.probe import GatewayState, ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
+from tasks.endpoints.report import Report
 from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
 from tasks.endpoints.visibility import Visibility
 from tasks.endpoints.wishes import Wish, choose_routes, wishes_of
 
 ROUND_SECONDS = 0.3
-HEARTBEAT_SECONDS = 2.0
-REPORT_SECONDS = 5.0
 MAX_SOCKET_PATH = 107
 """Linux's limit for a Unix socket's path."""
 
@@ -89,13 +87,14 @@ class Agent:
         self.profile = profile
         self.instances: dict[str, Instance] = {}
         self._routes = read_routes(routes) or Routes()
+        mark = os.environ.get("EMPELT_INSTANCE")  # by which `empelt up` finds leftovers; instances inherit it
+        self._env = {"EMPELT_INSTANCE": mark} if mark else {}
         self._facts: LauncherFacts | None = None
         self._desired: Desired | None = None
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
         self._drain = Drain(self.client, self._executor, drain_seconds=drain_seconds)
         self._visibility = Visibility(state, gateway, self._executor)
-        self._told: tuple[float, list[InstanceStatus]] = (0.0, [])
-        self._last_heartbeat = 0.0
+        self._report = Report(state, name)
         self._last_trouble = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -117,9 +116,7 @@ class Agent:
     def step(self) -> None:
         """One round. Trouble with the ledger is told once and tried again; what runs goes on meanwhile."""
         try:
-            if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
-                self.state.agent_heartbeat(agent=self.name)
-                self._last_heartbeat = time.monotonic()
+            self._report.beat()
             self._desired = self.state.desired()
         except TransientError as error:
             self._trouble(str(error))
@@ -133,11 +130,12 @@ class Agent:
         placement, wishes = self._place(self._desired, listed or {})
         self._start(wishes, placement, listed)
         self._write_routes(self._desired, placement)
-        gateway = self._ask_gateway()
+        gateway = ask_gateway(self.gateway)
         self._retire(wishes, placement, listed or {}, gateway)
         try:
             self._visibility.advance(self._desired, self._routes, gateway)
-            self._report()
+            image = self._facts.image if self._facts else "vllm unknown"
+            self._report.instances([one.status(image) for _, one in sorted(self.instances.items())])
         except TransientError as error:
             self._trouble(str(error))
 
@@ -204,7 +202,7 @@ class Agent:
             elif instance.may_start and device.name in busy:
                 instance.wait_for(f"waits for its turn on {device.name}")
             elif instance.may_start:
-                instance.start(self.client, device, self.run_folder, self._env())
+                instance.start(self.client, device, self.run_folder, self._env)
                 busy.add(device.name)
 
     def _write_routes(self, desired: Desired, placement: Placement) -> None:
@@ -222,13 +220,6 @@ class Agent:
             write_routes(self.routes_path, self._routes)
             told = ", ".join(f"{c} -> {r.instance} g{r.generation}" for c, r in self._routes.channels.items())
             logger.info("routes %d: %s", self._routes.serial, told or "none")
-
-    def _ask_gateway(self) -> GatewayState | None:
-        try:
-            return ask_gateway(self.gateway)
-        except TimeoutError:
-            self._trouble(f"the gateway at {self.gateway} does not answer")
-            return GatewayState(-1, {}, {})  # it may still be sending to everything
 
     def _retire(
         self,
@@ -252,19 +243,6 @@ class Agent:
         for name, one in list(self.instances.items()):
             if name not in wished and not one.started:
                 del self.instances[name]
-
-    def _report(self) -> None:
-        image = self._facts.image if self._facts else "vllm unknown"
-        statuses = [one.status(image) for _, one in sorted(self.instances.items())]
-        when, before = self._told
-        if statuses != before or time.monotonic() - when > REPORT_SECONDS:
-            self.state.report_instances(statuses, agent=self.name)
-            self._told = (time.monotonic(), statuses)
-
-    def _env(self) -> dict[str, str]:
-        """What an instance inherits: the mark by which `empelt up` finds leftovers."""
-        mark = os.environ.get("EMPELT_INSTANCE")
-        return {"EMPELT_INSTANCE": mark} if mark else {}
 
     def _trouble(self, message: str) -> None:
         """Say it once, not every 0.3 s."""

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 from tasks.domain.errors import EndpointUnavailable, ServingMissing
 
+RESTART_SECONDS = 5.0
+"""Between two starts. A second launcher on one socket ends at once, so that a start too many does no harm."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ class LauncherClient:
 
     def ping(self) -> LauncherFacts:
         """Ask what it is."""
-        told = self._ask({"op": "ping"})
+        told = self._ask({"op": "ping"}, timeout_seconds=3.0)
         return LauncherFacts(
             mode=str(told.get("mode", "")),
             why=str(told.get("why", "")),
@@ -92,7 +95,7 @@ class LauncherClient:
     def list(self) -> dict[str, Listed]:
         """Every instance that it knows, the ended ones too."""
         found = {}
-        for one in self._ask({"op": "list"})["instances"]:
+        for one in self._ask({"op": "list"}, timeout_seconds=3.0)["instances"]:
             found[str(one["name"])] = Listed(
                 name=str(one["name"]),
                 pid=int(one["pid"]),
@@ -144,8 +147,11 @@ class LauncherProcess:
     logs: Path
     """Folder for the launcher's own log and one for each instance."""
     arguments: tuple[str, ...] = ()
+    supervised: bool = False
+    """Somebody else starts it and starts it again (`empelt up`); here it is only waited for."""
     env: Mapping[str, str] = field(default_factory=dict)
     _started: subprocess.Popen[bytes] | None = None
+    _not_before: float = 0.0
 
     @property
     def log(self) -> Path:
@@ -158,7 +164,7 @@ class LauncherProcess:
         return LauncherClient(self.socket)
 
     def start(self) -> None:
-        """Start it unless one answers or is on its way.
+        """Start it unless one answers, is on its way, or has just ended: then after a pause.
 
         Raises:
             ServingMissing: the environment or the script is not there.
@@ -169,11 +175,17 @@ class LauncherProcess:
                 "the serving environment is not installed. Run `make setup`, then try again.",
                 problems=[f"missing: {path}" for path in missing],
             )
-        if self._started is not None and self._started.poll() is None:
+        if self.supervised or time.monotonic() < self._not_before:
             return
+        if self._started is not None:
+            code = self._started.poll()
+            if code is None:
+                return
+            logger.error("the launcher ended with code %d. Its log ends:\n%s", code, tail_of(self.log))
         try:
             self.client.ping()
         except EndpointUnavailable:
+            self._not_before = time.monotonic() + RESTART_SECONDS
             self.logs.mkdir(parents=True, exist_ok=True)
             self.socket.parent.mkdir(parents=True, exist_ok=True)
             command = [str(self.python), str(self.script), "--socket", str(self.socket), "--logs", str(self.logs)]

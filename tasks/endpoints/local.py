@@ -9,7 +9,7 @@ from tasks.domain.errors import EndpointUnavailable, ModelRefused
 from tasks.domain.models import Artifact, ModelRef
 from tasks.domain.records import InstanceStatus, Wanted
 from tasks.endpoints.instances import REFUSED
-from tasks.endpoints.probe import GatewayState, ask_gateway
+from tasks.endpoints.probe import ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Ready, StagingState, Visible
 from tasks.endpoints.wishes import instance_name
@@ -72,7 +72,7 @@ class LocalEndpoint:
                 self._refuse(status)
             if status.state != "ready":
                 return None, f"{name} is {status.state}: {status.reason}"
-            gateway = self._gateway()
+            gateway = ask_gateway(self.gateway)
             if gateway is None:
                 return None, f"the gateway at {self.gateway} does not answer"
             if name not in gateway.in_flight:
@@ -131,9 +131,3 @@ class LocalEndpoint:
 
     def _status(self, name: str) -> InstanceStatus | None:
         return next((s for s in self.state.instances(self.agent) if s.name == name), None)
-
-    def _gateway(self) -> GatewayState | None:
-        try:
-            return ask_gateway(self.gateway)
-        except TimeoutError:
-            return None

@@ -84,19 +84,19 @@ class GatewayState(NamedTuple):
     in_flight: dict[str, int]
 
 
-def ask_gateway(url: str) -> GatewayState | None:
-    """The gateway's state; None when nobody listens there.
+HANGING = GatewayState(-1, {}, {})
+"""It may still be sending to everything that it ever knew."""
 
-    Raises:
-        TimeoutError: it listens and does not answer, so what is under way there is not known.
-    """
+
+def ask_gateway(url: str) -> GatewayState | None:
+    """The gateway's state; None when nobody listens there. HANGING when somebody does and does not answer."""
     try:
         reply = ask_http(url, "GET", "/empelt/routes")
         told = json.loads(reply.body)
         channels = {name: (int(c["generation"]), c["instance"]) for name, c in told["channels"].items()}
         return GatewayState(int(told["serial"]), channels, dict(told["in_flight"]))
     except TimeoutError:
-        raise
+        return HANGING
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
 

@@ -17,13 +17,14 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 
 from tasks.domain.errors import DiskFull, InputError, TransientError
 
 BUSY_SECONDS = 30
 """How long a write waits for the one before it. The longest, an evaluation of 3,000 items, takes milliseconds."""
 WRITER_LOCK = 0x656D70656C74  # "empelt": the advisory lock that makes writers take turns on PostgreSQL
+IDLE_IN_TRANSACTION = "25P03"  # the SQLSTATE of a writer that stood still for too long
 MIGRATIONS = Path(__file__).parent / "migrations"
 _ONE_MIGRATION = threading.Lock()  # alembic keeps the running migration in a global
 
@@ -77,8 +78,12 @@ class Database:
         try:
             with engine.begin() as connection:
                 yield connection
-        except (OperationalError, InterfaceError) as error:
-            raise _named(error, self.address) from error
+        except DBAPIError as error:
+            # A session that PostgreSQL cut off tells so in one of several ways, by what it was doing.
+            cut_off = error.connection_invalidated or getattr(error.orig, "sqlstate", None) == IDLE_IN_TRANSACTION
+            if cut_off or isinstance(error, OperationalError | InterfaceError):
+                raise _named(error, self.address) from error
+            raise
 
 
 def connect(url: str | URL) -> Engine:
@@ -148,7 +153,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _named(error: OperationalError | InterfaceError, address: str) -> TransientError:
+def _named(error: DBAPIError, address: str) -> TransientError:
     reason = str(error.orig).strip()
     if "disk is full" in reason or "No space left" in reason:
         return DiskFull(f"the ledger at {address} has no room to write ({reason}); make room and retry")

@@ -1,8 +1,9 @@
-"""Processes for the endpoint tests: gateways of ours, and upstreams that stand for vLLM. Each test ends what it started."""
+"""Processes for the endpoint tests: our gateway, and upstreams that stand for vLLM. All end with their tests."""
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes, write_routes
+from tasks.store.artifacts import ArtifactStore
+from tasks.store.ledger import Ledger
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -90,8 +93,6 @@ def up(uds):
 
 @pytest.fixture(scope="module")
 def free_port():
-    import socket
-
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return bound.getsockname()[1]
@@ -152,8 +153,6 @@ def _behave():
 
 @pytest.fixture
 def store(tmp_path):
-    from tasks.store.artifacts import ArtifactStore
-
     return ArtifactStore(tmp_path / "store")
 
 
@@ -174,7 +173,5 @@ def make_artifact(store, tmp_path):
 
 @pytest.fixture
 def ledger(tmp_path):
-    from tasks.store.ledger import Ledger
-
     with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
         yield opened

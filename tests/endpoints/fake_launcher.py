@@ -1,6 +1,6 @@
 """Stands for the launcher in vLLM's environment: the same JSON lines, but its instances are fake_vllm.py.
 
-    python fake_launcher.py --socket PATH --logs FOLDER
+python fake_launcher.py --socket PATH --logs FOLDER
 """
 
 import argparse
