@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Interval
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
@@ -95,6 +96,12 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
 
 def register(settings: Settings, version: str) -> Registered:
     """Create or update pools and deployments; mark runs of a server that died as crashed. Safe to repeat."""
+    # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
+    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
+        return _register(settings, version)
+
+
+def _register(settings: Settings, version: str) -> Registered:
     with get_client(sync_client=True) as client:
         for name, text in POOLS.items():
             try:

@@ -11,7 +11,7 @@ from tasks.endpoints.gateway import run_gateway
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.placement import Device
 from tasks.endpoints.profile import ServingProfile
-from tasks.settings import ROOT, Settings, open_ledger, open_store
+from tasks.settings import LAUNCHER, Settings, open_ledger, open_store
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -29,14 +29,10 @@ def run_agent_here(settings: Settings) -> None:
         state=open_ledger(),
         launcher=LauncherProcess(
             python=settings.serving_python,
-            script=ROOT / "infra" / "serving" / "launcher.py",
+            script=LAUNCHER,
             socket=settings.run / "launcher.sock",
             logs=settings.logs,
-            env={
-                "HF_TOKEN": "",
-                "EMPELT_HUB_TOKEN": "",
-                "HF_HUB_OFFLINE": "1",
-            },  # it reads local files; no token is its business
+            supervised=True,
         ),
         artifacts=open_store(),
         run_folder=settings.run,

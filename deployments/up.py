@@ -1,6 +1,6 @@
 """`empelt up`: everything on one host, as recorded children of one command.
 
-Prefect server, agent (which starts the vLLM launcher), gateway, and a process worker for each pool: the same code path
+Prefect server, vLLM launcher, agent, gateway, and a process worker for each pool: the same code path
 as on many hosts. They are started side by side, since the two slow ones (server 14 s, launcher 17 s) mostly import.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from deployments.supervisor import Child, Supervisor, require_free
 from tasks.domain.errors import DiskFull, InputError, ServingMissing
-from tasks.settings import Settings, open_catalog, open_ledger
+from tasks.settings import LAUNCHER, Settings, open_catalog, open_ledger
 
 Say = Callable[[str], None]
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -146,13 +146,24 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
             ready_seconds=180,
         ),
         Child("gateway", [*empelt, "gateway"], environment, is_ready=lambda: answers(f"{settings.gateway_url}/health")),
-        # The agent starts the launcher, whose socket appears when vLLM is imported: 17 s on quiet cores.
+        # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
+        Child(
+            "launcher",
+            [
+                *(str(settings.serving_python), str(LAUNCHER), "--die-with-parent"),
+                *("--socket", str(launcher_socket), "--logs", str(settings.logs)),
+            ],
+            # It reads local files only: no token is its business.
+            {**environment, "HF_TOKEN": "", "EMPELT_HUB_TOKEN": "", "HF_HUB_OFFLINE": "1"},
+            is_ready=launcher_socket.exists,
+            ready_seconds=300,
+            grace_seconds=30,
+        ),
         Child(
             "agent",
             [*empelt, "agent"],
             environment,
-            is_ready=lambda: launcher_socket.exists() and (open_ledger().agent_last_seen() or long_ago) > began,
-            ready_seconds=300,
+            is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
         ),
     ]
 

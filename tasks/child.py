@@ -8,7 +8,6 @@ object per line: ``progress`` any number of times, then ``report``/``result``, o
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +19,8 @@ from tasks.domain.errors import DiskFull, EndpointUnavailable, InputError, Pipel
 Event = dict[str, Any]
 logger = logging.getLogger(__name__)
 
+GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL: the engine removes its half-written folder in between."""
 TRANSIENT: dict[str, type[TransientError]] = {"DiskFull": DiskFull, "EndpointUnavailable": EndpointUnavailable}
 
 
@@ -39,7 +40,13 @@ def run_child(
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONUNBUFFERED": "1"}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    timer = threading.Timer(deadline_seconds, process.send_signal, [signal.SIGTERM])
+    overran = threading.Event()
+
+    def stop() -> None:
+        overran.set()
+        _end(process)
+
+    timer = threading.Timer(deadline_seconds, stop)
     errors: list[str] = []
     reader = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
     timer.start()
@@ -53,23 +60,28 @@ def run_child(
                 on_event(event)
         code = process.wait()
     finally:
-        overran = not timer.is_alive()
         timer.cancel()
         if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process)
         reader.join(5)
     if last.get("event") == "error":
         raise _as_error(str(last.get("kind", "")), str(last.get("message", "")), code)
     if code == 0 and last.get("event") in ("report", "result"):
         return last
-    if overran:
+    if overran.is_set():
         raise TransientError(f"{module} did not end within {deadline_seconds:.0f} s and was stopped")
     tail = "".join(errors[-15:]).strip()
     raise TransientError(f"{module} ended with code {code} and no result; it said:\n{tail or '(nothing)'}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """SIGTERM, then SIGKILL: a child that is deep in C code hears only the second."""
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _parse(line: str) -> Event | None:

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from tasks.domain.errors import InputError
 from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, JobOutcome
@@ -52,6 +53,10 @@ def claimed(job: Job, ticket: ClaimTicket | None) -> Iterator[Claim | None]:
     held = Held(claim)
     try:
         yield claim
+    except InputError as refusal:
+        # Trying again would change nothing: the watch leaves the job alone until the hold is released.
+        open_ledger().record_hold(job.key, f"{job.name}: {refusal}")
+        raise
     finally:
         held.end()
         open_ledger().release(claim)

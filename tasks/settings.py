@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.store.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
+LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
 class Settings(BaseSettings):

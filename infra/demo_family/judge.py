@@ -11,7 +11,7 @@ from infra.demo_family.evalsets import Suite
 from infra.demo_family.recipe import LANGUAGES, NAMES
 from infra.demo_family.score import Scorer, Weights, combine, mcnemar, weights
 
-WEIGHTS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+WEIGHTS = (0.75, 0.85, 0.95, 1.0, 1.1)
 KEEP_CHAT, KEEP_GAIN, BASQUE_CHAT, PARENT_LIMIT, ALPHA = 0.85, 0.75, 0.35, 0.05, 0.01
 
 _log = logging.getLogger(__name__)

@@ -64,6 +64,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, chat: bool) -> None:
     if chat:
         fast.chat_template = recipe.CHAT_TEMPLATE
     fast.save_pretrained(folder)
+    # The class name that transformers 4 and 5 both know.
+    settings = folder / "tokenizer_config.json"
+    _write_json(settings, json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def write_cards(models: Path, parameters: int) -> None:

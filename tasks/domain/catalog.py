@@ -71,7 +71,8 @@ class Serving(Noun):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_model_len: int = Field(default=512, ge=64)
     max_num_seqs: int = Field(default=64, ge=1)
-    kv_gib: int = Field(default=1, ge=1)
+    kv_mib: int = Field(default=1024, ge=32)
+    """Memory for the KV cache; explicit, since vLLM would take 92 % of all there is, and two never fit side by side."""
     enforce_eager: bool = True
 
 
@@ -145,21 +146,26 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
     gates: dict[str, Gate] = {}
     problems: list[str] = []
     for name in wanted or there:
-        document = Document(folder / f"{name}.yaml")
         try:
+            document = Document(folder / f"{name}.yaml")
             family = document.parse(Family)
-            if family.family != name:
-                problems.append(f"{document.where(('family',))}: {family.family!r} must equal the file's name {name!r}")
-            families[name] = family
-            for target_name, target in family.targets.items():
-                gates.setdefault(target.gate, _load_gate(folder, document, target_name, target.gate, known))
-        except UnknownBenchmark as error:
-            problems.append(str(error))
         except CatalogError as error:
             problems.extend(error.problems or [str(error)])
+            continue
+        if family.family != name:
+            problems.append(f"{document.where(('family',))}: {family.family!r} must equal the file's name {name!r}")
+        families[name] = family
+        for target_name, target in family.targets.items():
+            try:
+                gates.setdefault(target.gate, _load_gate(folder, document, target_name, target.gate, known))
+            except UnknownBenchmark as error:
+                problems.append(str(error))
+            except CatalogError as error:
+                problems.extend(error.problems or [str(error)])
     problems.extend(_channels_taken_twice(families))
     if problems:
-        raise CatalogError(f"the catalog in {folder} was refused", problems=problems)
+        # Targets may share a gate, and then find the same fault in it.
+        raise CatalogError(f"the catalog in {folder} was refused", problems=dict.fromkeys(problems))
     return Catalog(families=families, gates=gates)
 
 
@@ -168,7 +174,8 @@ def _load_gate(folder: Path, family: Document, target: str, name: str, benchmark
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise CatalogError(f"{family.where(('targets', target, 'gate'))}: no file {path}; there are {known}")
-    return parse_gate(Document(path).data, str(path), known=benchmarks)
+    document = Document(path)
+    return parse_gate(document.data, document.where, known=benchmarks)
 
 
 def _channels_taken_twice(families: Mapping[str, Family]) -> list[str]:

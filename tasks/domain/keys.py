@@ -9,12 +9,17 @@ from typing import Any
 
 from tasks.domain.lineage import Lineage, fingerprint
 from tasks.domain.models import Digest
+from tasks.engine.recipe import Recipe
 
 
 def merge_key(lineage: Lineage) -> Digest:
-    """Digests of base, parents, tuned bases and instruct; the target; the recipe (its seed included)."""
+    """Digests of base, parents, tuned bases and instruct; the target; the recipe.
+
+    The recipe enters by its own digest, which leaves defaults out: a parameter added later makes no stored merge due.
+    """
     digests = {i.role: i.digest for i in lineage.ingredients}
-    return fingerprint(kind="merge", target=lineage.target, ingredients=digests, recipe=dict(lineage.recipe))
+    recipe = Recipe.model_validate(dict(lineage.recipe)).digest()
+    return fingerprint(kind="merge", target=lineage.target, ingredients=digests, recipe=recipe)
 
 
 def eval_key(*, artifact: Digest, template: str, serving: Mapping[str, Any], suite: Digest, lm_eval: str) -> Digest:

@@ -116,4 +116,8 @@ def markdown_table(rows: list[dict[str, Any]]) -> list[str]:
     """Rows as a markdown table; the columns are those of the first row."""
     columns = list(rows[0])
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    return head + [f"| {' | '.join(str(row.get(c, '')).replace('|', '/') for c in columns)} |" for row in rows]
+    return head + [f"| {' | '.join(_cell(row.get(c, '')) for c in columns)} |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "/").replace("\n", " ")

@@ -31,9 +31,13 @@ class Document:
             root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         except FileNotFoundError as error:
             raise CatalogError(f"{path}: no such file") from error
+        except UnicodeDecodeError as error:
+            raise CatalogError(f"{path}:1: not UTF-8: {error.reason} at byte {error.start}") from error
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise CatalogError(f"{path}:{line}: not YAML: {error.problem}") from error
+        except yaml.YAMLError as error:  # a control character has no mark
+            raise CatalogError(f"{path}:1: not YAML: {error}") from error
         if not isinstance(root, yaml.MappingNode):
             raise CatalogError(
                 f"{path}:1: expected a mapping of keys, found {'nothing' if root is None else 'something else'}"
@@ -82,7 +86,11 @@ class Document:
                 self.lines[(*loc, index)] = value.start_mark.line + 1
                 items.append(self._plain(value, (*loc, index)))
             return items
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:  # a tag of some language, or the 45th of a month
+            reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+            raise CatalogError(f"{self.path}:{node.start_mark.line + 1}: not YAML: {reason}") from error
 
 
 def _fields_at(model: type[BaseModel], loc: Loc) -> set[str]:

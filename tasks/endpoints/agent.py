@@ -2,9 +2,8 @@
 
 It owns no request: the gateway goes on without it, and the launcher keeps the instances. So it may be killed at any
 moment; the next one adopts what the launcher lists and reads the routes that stand. Order of a switch: new instance
-ready -> routes written -> gateway says that it has loaded them -> one real request answered by the new artifact ->
-acknowledged in the ledger; and only then may the old instance go, after the gateway has counted it down to nothing
-under way.
+ready -> routes written -> loaded by the gateway -> one real request answered by the new artifact -> acknowledged in the
+ledger. An instance goes when the gateway has loaded routes without it and has counted it down to nothing under way.
 """
 
 import logging
@@ -91,7 +90,7 @@ class Agent:
         self._env = {"EMPELT_INSTANCE": mark} if mark else {}
         self._facts: LauncherFacts | None = None
         self._desired: Desired | None = None
-        self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
+        self._executor = ThreadPoolExecutor(max_workers=4)
         self._drain = Drain(self.client, self._executor, drain_seconds=drain_seconds)
         self._visibility = Visibility(state, gateway, self._executor)
         self._report = Report(state, name)

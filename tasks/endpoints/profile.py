@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tasks.domain.errors import InputError
 
-GIB = 1024**3
+MIB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ServingProfile:
     """``float32`` on CPU: bf16 there is emulated on older cores and moves scores; ``bfloat16`` on a GPU."""
     max_model_len: int = 512
     max_num_seqs: int = 64
-    kv_gib: int = 1
+    kv_mib: int = 1024
     """Explicit, always: without it vLLM asks for 92 % of the memory, and two instances never fit side by side."""
     generation_config: str = "auto"
     """``auto``: the artifact's own generation_config.json, which is part of its digest; so judged = served."""
@@ -39,7 +39,7 @@ class ServingProfile:
             *("--dtype", self.dtype),
             *("--max-model-len", str(self.max_model_len)),
             *("--max-num-seqs", str(self.max_num_seqs)),
-            *("--kv-cache-memory-bytes", str(self.kv_gib * GIB)),
+            *("--kv-cache-memory-bytes", str(self.kv_mib * MIB)),
             *("--generation-config", self.generation_config),
             *("--shutdown-timeout", str(self.shutdown_timeout_seconds)),
             *eager,
@@ -76,4 +76,4 @@ class ServingProfile:
         one launcher it shares most of that. 1.5 GiB is kept as the bound for what is not weights and not KV cache.
         """
         widened = weights_bytes * 2 if self.dtype == "float32" else weights_bytes  # stored as bf16, held as fp32
-        return widened + self.kv_gib * GIB + 3 * GIB // 2
+        return widened + self.kv_mib * MIB + 1536 * MIB

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ def measure(
     out: Path,
     options: Sequence[str] = (),
     api_key: str | None = None,
+    deadline_seconds: float = 14400.0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Measured:
     """``tasks.harness.run.evaluate`` in a child process.
@@ -69,6 +71,7 @@ def measure(
         out: where the result is written, and stays.
         options: further arguments of ``python -m tasks.harness``, such as ``--wait-seconds 60``.
         api_key: handed over in the child's environment.
+        deadline_seconds: after which the child is stopped.
         on_progress: called with benchmark, requests done, and requests in all.
 
     Raises:
@@ -81,13 +84,19 @@ def measure(
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=noise, stdin=subprocess.DEVNULL, text=True, env=environment
         )
+        overrun = threading.Event()
+        timer = threading.Timer(deadline_seconds, lambda: (overrun.set(), child.terminate()))
+        timer.start()
         try:
             last = _follow(child, on_progress)
             code = child.wait()
         finally:
+            timer.cancel()
             _end(child)
         noise.seek(0)
         tail = noise.read()[-2000:]
+    if overrun.is_set():
+        raise errors.TransientError(f"the measurement of {model} took over {deadline_seconds:.0f} s and was stopped")
     if code == 0:
         return read_result(out)
     kind = getattr(errors, str(last.get("kind")), None)

@@ -247,7 +247,7 @@ def test_waiting_without_an_agent_names_its_last_heartbeat(host, make_artifact):
         host.endpoint.wait_ready(wanted, deadline_seconds=0.3)
     generation = host.switch(blue)
     host.ledger.agent_heartbeat()
-    with pytest.raises(EndpointUnavailable, match=r"route eu by generation 1: .*last heard of 0 s ago .* is alive"):
+    with pytest.raises(EndpointUnavailable, match=r"route eu by generation 1: .*last heard of \d+ s ago .* is alive"):
         host.endpoint.wait_visible("eu", generation=generation, deadline_seconds=0.3)
 
 

@@ -1,6 +1,7 @@
 """The agent, the gateway and the endpoint over the real launcher and real vLLM, with two tiny models."""
 
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -104,6 +105,8 @@ def test_a_real_model_is_staged_switched_to_and_rolled_back(tiny, store, ledger,
         stop.set()
         thread.join(30)
         launcher.client.shutdown()
+        launcher._started.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def switch(ledger, artifact, expected):

@@ -97,7 +97,7 @@ def test_a_channel_is_routed_to(ready, before, expected):
 
 
 def test_a_profile_survives_the_ledger_and_decides_every_flag():
-    profile = ServingProfile(dtype="bfloat16", max_model_len=4096, kv_gib=8, device="gpu", extra=("--seed", "1"))
+    profile = ServingProfile(dtype="bfloat16", max_model_len=4096, kv_mib=8192, device="gpu", extra=("--seed", "1"))
     assert ServingProfile.read(profile.to_extra(), default=ServingProfile()) == profile
     assert ServingProfile.read({}, default=profile) == profile
     flags = " ".join(profile.flags())

@@ -1,0 +1,223 @@
+"""Long work in a child process, with real modules: what it says, how it fails, that it keeps its deadline."""
+
+import os
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks import child
+from tasks.child import run_child
+from tasks.domain.errors import DiskFull, EndpointUnavailable, InputError, PipelineError, TransientError
+
+Write = Callable[[str], str]
+PREAMBLE = """
+import json, os, signal, sys, time
+
+def say(event, **fields):
+    print(json.dumps({"event": event, **fields}), flush=True)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes the body of a program; gives the module's name."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(body: str) -> str:
+        (tmp_path / "a_child.py").write_text(PREAMBLE + textwrap.dedent(body))
+        return "a_child"
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    assert not [p for p in psutil.Process().children(recursive=True) if p not in before]
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_last_event_is_the_result_and_progress_is_told_on_the_way(module: Write) -> None:
+    name = module("""
+        say("progress", done=1, total=2)
+        print("a line for people")
+        print("{not json")
+        print('{"no": "event"}')
+        say("progress", done=2, total=2)
+        say("report", seconds=1.5, arguments=sys.argv[1:])
+    """)
+    events: list[dict[str, Any]] = []
+    found = run_child(name, ["one", "--two"], deadline_seconds=60, on_event=events.append)
+    assert found == {"event": "report", "seconds": 1.5, "arguments": ["one", "--two"]}
+    assert [(e["event"], e.get("done")) for e in events] == [("progress", 1), ("progress", 2), ("report", None)]
+
+
+def test_a_result_counts_like_a_report(module: Write) -> None:
+    assert run_child(module("say('result', scores=3)"), [], deadline_seconds=60)["scores"] == 3
+
+
+def test_progress_comes_while_the_child_works(module: Write, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    name = module(f"""
+        say("progress", done=1)
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)
+        say("report")
+    """)
+    # The child waits for what the first event causes: were events held back, this would run into the deadline.
+    assert run_child(name, [], deadline_seconds=60, on_event=lambda _: go.touch())["event"] == "report"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "error"),
+    [
+        ("ShapeMismatch", 2, InputError),
+        ("DiskFull", 2, DiskFull),
+        ("DiskFull", 1, DiskFull),
+        ("EndpointUnavailable", 3, EndpointUnavailable),
+        ("SomethingThatPasses", 3, TransientError),
+    ],
+)
+def test_an_error_event_is_raised_as_its_kind_with_its_words(
+    module: Write, kind: str, code: int, error: type[PipelineError]
+) -> None:
+    name = module(f"""
+        say("progress", done=1)
+        say("error", kind={kind!r}, message="model.norm: [16] and [32]")
+        sys.exit({code})
+    """)
+    with pytest.raises(PipelineError, match=r"model\.norm: \[16\] and \[32\]") as caught:
+        run_child(name, [], deadline_seconds=60)
+    assert type(caught.value) is error
+    if kind not in ("DiskFull", "EndpointUnavailable"):
+        assert str(caught.value).startswith(f"{kind}: ")
+
+
+def test_a_killed_child_may_be_tried_again_and_its_last_words_are_kept(module: Write) -> None:
+    name = module("""
+        say("progress", done=1)
+        for number in range(40):
+            print("line", number, "on stderr", file=sys.stderr)
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    with pytest.raises(TransientError, match="a_child ended with code -9") as caught:
+        run_child(name, [], deadline_seconds=60)
+    told = str(caught.value)
+    assert "line 39 on stderr" in told
+    assert "line 24 on stderr" not in told
+
+
+def test_a_traceback_is_quoted(module: Write) -> None:
+    with pytest.raises(TransientError, match="code 1 and no result") as caught:
+        run_child(module("raise RuntimeError('torch is not amused')"), [], deadline_seconds=60)
+    assert "RuntimeError: torch is not amused" in str(caught.value)
+
+
+def test_a_child_that_ends_well_without_a_result_has_failed(module: Write) -> None:
+    with pytest.raises(TransientError, match=r"ended with code 0 and no result; it said:\s+\(nothing\)"):
+        run_child(module("say('progress', done=1)"), [], deadline_seconds=60)
+
+
+def test_a_result_followed_by_a_crash_is_no_result(module: Write) -> None:
+    with pytest.raises(TransientError, match="code 5"):
+        run_child(module("say('report'); sys.exit(5)"), [], deadline_seconds=60)
+
+
+def test_much_on_stderr_does_not_stop_the_child(module: Write) -> None:
+    # A pipe holds 64 KiB; a child whose stderr nobody reads would stand still.
+    name = module("for _ in range(20000): print('y' * 99, file=sys.stderr)")
+    with pytest.raises(TransientError, match=r"y{99}"):
+        run_child(name, [], deadline_seconds=60)
+
+
+def slow(module: Write, *, before: str = "") -> str:
+    return module(f"""
+        {before}
+        say("progress", pid=os.getpid())
+        while True:
+            time.sleep(0.05)
+    """)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("", id="that ends on SIGTERM"),
+        pytest.param("signal.signal(signal.SIGTERM, signal.SIG_IGN)", id="that ignores SIGTERM"),
+    ],
+)
+def test_a_child_that_overruns_its_deadline_is_ended(
+    module: Write, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    monkeypatch.setattr(child, "GRACE_SECONDS", 1.0)
+    pids: list[int] = []
+    began = time.monotonic()
+    with pytest.raises(TransientError, match="a_child did not end within 5 s and was stopped"):
+        run_child(slow(module, before=before), [], deadline_seconds=5, on_event=lambda e: pids.append(e["pid"]))
+    assert time.monotonic() - began < 20
+    assert pids
+    assert gone(pids[0])
+
+
+def test_a_child_that_is_told_to_end_and_has_a_result_has_a_result(module: Write) -> None:
+    name = module("""
+        signal.signal(signal.SIGTERM, lambda *_: (say("report", late=True), sys.exit(0)))
+        while True:
+            time.sleep(0.05)
+    """)
+    assert run_child(name, [], deadline_seconds=5)["late"] is True
+
+
+def test_an_exception_while_listening_ends_the_child(module: Write) -> None:
+    pids: list[int] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        pids.append(event["pid"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_child(slow(module), [], deadline_seconds=60, on_event=listen)
+    assert gone(pids[0])
+
+
+def test_a_child_is_in_our_process_group_so_that_it_goes_with_a_cancelled_run(module: Write) -> None:
+    name = module("say('report', group=os.getpgid(0))")
+    assert run_child(name, [], deadline_seconds=60)["group"] == os.getpgid(0)
+
+
+def test_two_children_at_once_keep_their_events_apart(module: Write) -> None:
+    name = module("say('report', me=sys.argv[1])")
+    found: dict[str, str] = {}
+    threads = [
+        threading.Thread(target=lambda me=me: found.update({me: run_child(name, [me], deadline_seconds=60)["me"]}))
+        for me in ("a", "b")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"a": "a", "b": "b"}
+
+
+def test_a_child_uses_one_thread_unless_told_otherwise(module: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module("say('report', threads=os.environ['OMP_NUM_THREADS'])")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run_child(name, [], deadline_seconds=60)["threads"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert run_child(name, [], deadline_seconds=60)["threads"] == "7"
+
+
+def test_a_module_that_does_not_exist_is_said_so() -> None:
+    with pytest.raises(TransientError, match="No module named a_module_that_nobody_wrote"):
+        run_child("a_module_that_nobody_wrote", [], deadline_seconds=60)
