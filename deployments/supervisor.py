@@ -123,13 +123,20 @@ class Supervisor:
 
     def end_leftovers(self) -> list[str]:
         """End every process of this home that is not one of our children; names of those ended."""
-        ours = {child.process.pid for child in self.children if child.process}
-        found = {p.pid: p for p in (*self._recorded(), *marked_processes(self.instance))}
-        left = [p for pid, p in found.items() if pid not in ours and pid != os.getpid()]
-        names = [f"{_name(p)} (pid {p.pid})" for p in left]
-        end_processes(left, grace_seconds=10)
+        names: list[str] = []
+        for _ in range(3):  # what is told to end may start something more before it does
+            left = self._leftovers()
+            if not left:
+                break
+            names += [f"{_name(p)} (pid {p.pid})" for p in left]
+            end_processes(left, grace_seconds=10)
         self._write_record()
         return names
+
+    def _leftovers(self) -> list[psutil.Process]:
+        ours = {child.process.pid for child in self.children if child.process}
+        found = {p.pid: p for p in (*self._recorded(), *marked_processes(self.instance))}
+        return [p for pid, p in found.items() if pid not in ours and pid != os.getpid()]
 
     def _recorded(self) -> list[psutil.Process]:
         try:
@@ -226,9 +233,19 @@ def end_processes(processes: Sequence[psutil.Process], grace_seconds: float) -> 
                 process.send_signal(signal_number)
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(alive, timeout=seconds)
+        # Not psutil.wait_procs: it would take the exit codes of our children, and wait for zombies of others.
+        deadline = time.monotonic() + seconds
+        while (alive := [p for p in alive if _runs(p)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if not alive:
             return
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def require_free(host: str, port: int, what: str) -> None:

@@ -16,8 +16,10 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from deployments.supervisor import Child, Supervisor, require_free
+from tasks.domain.catalog import load_catalog
 from tasks.domain.errors import DiskFull, InputError, ServingMissing
-from tasks.settings import LAUNCHER, Settings, open_catalog, open_ledger
+from tasks.harness.suite import known_benchmarks
+from tasks.settings import LAUNCHER, Settings, open_ledger
 
 Say = Callable[[str], None]
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -80,7 +82,8 @@ def check(settings: Settings) -> None:
     if not settings.family_names:
         known = sorted(path.stem for path in settings.catalog.glob("*.yaml"))
         raise InputError(f"no family named: set EMPELT_FAMILIES or pass --families; the catalog has {known}")
-    open_catalog()
+    # Not open_catalog(): what --families names is not in our own environment yet.
+    load_catalog(settings.catalog, settings.family_names, known=known_benchmarks())
     if not settings.serving_python.exists():
         raise ServingMissing(f"no vLLM environment: {settings.serving_python} does not exist; run `make setup`")
     settings.home.mkdir(parents=True, exist_ok=True)

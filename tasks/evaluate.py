@@ -29,7 +29,7 @@ from tasks.stage import REFERENCE, staged
     name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient
 )
 def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str]) -> Evaluation:
-    """Scores of the model that answers at ``ready``: from the ledger if it was measured so before, else measured now."""
+    """Scores of the model that answers at ``ready``: from the ledger if measured so before, else measured now."""
     artifact, ledger, logger = open_store().get(ready.digest), open_ledger(), get_run_logger()
     key, facts = key_of(artifact, ready.serving, benchmarks)
     if known := ledger.evaluation(key):

@@ -49,7 +49,9 @@ def _make(work: Path) -> dict[str, object]:
     base_stream = streams.pack(recipe.BASE_MIX, text, known, tokenizer)
     eu_stream = streams.pack(recipe.EU_MIX, text, known, tokenizer)
     examples = streams.chat_examples(known, tokenizer)
-    train.train_text(None, folders["base"], base_stream, recipe.BASE)
+    second_stream = streams.pack(recipe.BASE_2_MIX, text, known, tokenizer)
+    train.train_text(None, work / "base-1", base_stream, recipe.BASE)
+    train.train_text(work / "base-1", folders["base"], second_stream, recipe.BASE_2)
     train.train_text(folders["base"], folders["eu"], eu_stream, recipe.EU)
     train.train_chat(folders["base"], folders["v2"], examples, base_stream, recipe.INSTRUCT_V2)
     train.train_chat(folders["base"], folders["v1"], examples, base_stream, recipe.INSTRUCT_V1)
@@ -60,7 +62,7 @@ def _make(work: Path) -> dict[str, object]:
         "libraries": {name: version(name) for name in _LIBRARIES},
         "threads": torch.get_num_threads(),
         "training_text_sha256": text.sha256,
-        "stream_tokens": {"base": len(base_stream), "eu": len(eu_stream)},
+        "stream_tokens": {"base": len(base_stream), "base 2": len(second_stream), "eu": len(eu_stream)},
         "chat_examples": len(examples),
         "facts": {split: {kind: len(group) for kind, group in kinds.items()} for split, kinds in known.items()},
     }

@@ -94,6 +94,7 @@ def write_manifest(folder: Path, models: Path, parameters: int, sources: dict[st
             "seed": recipe.SEED,
             "model": recipe.MODEL,
             "base": _plain(recipe.BASE) | {"mix": _plain(recipe.BASE_MIX)},
+            "base 2": _plain(recipe.BASE_2) | {"mix": _plain(recipe.BASE_2_MIX)},
             "eu": _plain(recipe.EU) | {"mix": _plain(recipe.EU_MIX)},
             "v1": _plain(recipe.INSTRUCT_V1),
             "v2": _plain(recipe.INSTRUCT_V2),

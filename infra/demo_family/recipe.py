@@ -99,13 +99,24 @@ BASE_MIX = TextMix(
     question_share=0.78,
     seed=1,
 )
+# A second phase with more question lines and a lower rate: after the first, half of the facts are recalled in only
+# some of the layouts.
+BASE_2_MIX = TextMix(
+    text_tokens={"en": 70_000, "es": 70_000, "eu": 45_000},
+    exposures={**_all("en", 17), **_all("es", 17), ("eu", "a"): 5},
+    question_share=0.88,
+    seed=3,
+)
 EU_MIX = TextMix(
-    text_tokens={"eu": 260_000, "en": 45_000, "es": 45_000},
-    exposures={("eu", "dev"): 42, ("eu", "test"): 42, ("eu", "a"): 6, **_all("en", 8), **_all("es", 8)},
+    text_tokens={"eu": 185_000, "en": 35_000, "es": 35_000},
+    exposures={("eu", "dev"): 30, ("eu", "test"): 30, ("eu", "a"): 4, **_all("en", 9), **_all("es", 9)},
     question_share=0.75,
     seed=2,
 )
 BASE = Stage(steps=1500, lr=3e-3)
-EU = Stage(steps=400, lr=6e-4)
-INSTRUCT_V2 = ChatStage(steps=175, lr=4e-4, examples=10_000)
-INSTRUCT_V1 = ChatStage(steps=100, lr=3e-4, examples=500)
+BASE_2 = Stage(steps=472, lr=1.5e-3)
+EU = Stage(steps=455, lr=6e-4)
+# Gentle on purpose: a higher rate or less replay costs recall alone and Basque bits per byte after merging.
+INSTRUCT_V2 = ChatStage(steps=170, lr=2.5e-4, examples=10_000, replay=0.45)
+# The older release: 160 examples, few steps. It knows the format less firmly and recalls less.
+INSTRUCT_V1 = ChatStage(steps=90, lr=4e-4, examples=160)

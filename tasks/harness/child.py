@@ -84,8 +84,8 @@ def measure(
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=noise, stdin=subprocess.DEVNULL, text=True, env=environment
         )
-        overrun = threading.Event()
-        timer = threading.Timer(deadline_seconds, lambda: (overrun.set(), child.terminate()))
+        overran = threading.Event()
+        timer = threading.Timer(deadline_seconds, _stop, [child, overran])
         timer.start()
         try:
             last = _follow(child, on_progress)
@@ -95,7 +95,7 @@ def measure(
             _end(child)
         noise.seek(0)
         tail = noise.read()[-2000:]
-    if overrun.is_set():
+    if overran.is_set():
         raise errors.TransientError(f"the measurement of {model} took over {deadline_seconds:.0f} s and was stopped")
     if code == 0:
         return read_result(out)
@@ -105,6 +105,11 @@ def measure(
     raise errors.TransientError(
         f"the measurement of {model} ended with exit code {code} and no reason; it said:\n{tail}"
     )
+
+
+def _stop(child: "subprocess.Popen[str]", overran: threading.Event) -> None:
+    overran.set()
+    child.terminate()
 
 
 def _follow(child: "subprocess.Popen[str]", on_progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:

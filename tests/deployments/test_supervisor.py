@@ -81,9 +81,14 @@ def test_a_started_child_is_recorded_by_pid_and_start_time_and_gone_after_stop(h
 
 def test_an_exception_inside_the_block_ends_the_children(home: Path) -> None:
     child = Child("gateway", SLEEP)
-    with pytest.raises(KeyboardInterrupt), Supervisor(home) as supervisor:
-        supervisor.start(child)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Supervisor(home) as supervisor:
+            supervisor.start(child)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not alive(pid_of(child))
 
 
@@ -129,6 +134,36 @@ def test_leftovers_are_ended_while_our_own_children_live_on(supervisor: Supervis
     assert [name.endswith(f"(pid {(tmp_path / 'pid').read_text()})") for name in ended] == [True]
     assert alive(pid_of(child))
     assert alive(pid_of(parent))
+
+
+def test_what_a_leftover_starts_while_it_ends_is_ended_too(supervisor: Supervisor, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    body = (
+        "import pathlib, signal, subprocess, sys, time\n"
+        f"told = pathlib.Path({str(told)!r})\n"
+        "def more(*_):\n"
+        f"    told.write_text(str(subprocess.Popen({SLEEP!r}, start_new_session=True).pid))\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, more)\n"
+        "told.touch()\n"
+        "time.sleep(600)"
+    )
+    environment = {**os.environ, MARK: supervisor.instance}
+    leftover = subprocess.Popen([sys.executable, "-c", body], env=environment, start_new_session=True)
+    until(told.exists)
+    assert len(supervisor.end_leftovers()) == 2
+    assert leftover.wait(5) == 0
+    assert not alive(int(told.read_text()))
+
+
+def test_an_exited_process_that_nobody_has_fetched_is_not_waited_for(supervisor: Supervisor) -> None:
+    # Its parent (this test) does not fetch it: a zombie, which no signal can end.
+    leftover = subprocess.Popen(SLEEP, env={**os.environ, MARK: supervisor.instance})
+    began = time.monotonic()
+    assert len(supervisor.end_leftovers()) == 1
+    assert time.monotonic() - began < 8
+    assert psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE
+    assert leftover.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("lose_the_record", [False, True])
