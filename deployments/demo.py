@@ -173,26 +173,10 @@ def ask_parent(gateway: str, state: ChannelState, question: str) -> str:
 
 def show(console: Console, report: dict[str, Any]) -> None:
     """The end of the demo, for people."""
-    table = Table(
-        "benchmark",
-        "metric",
-        "score",
-        "n",
-        "limit",
-        "instruct",
-        "tuned",
-        "live before",
-        "verdict",
-        title="The gate of v2 x eu",
-        title_justify="left",
-    )
+    shown = ("benchmark", "score", "limit", "instruct", "tuned", "live", "verdict")
+    table = Table(*shown, title="The gate of v2 x eu (live: v1 x eu)", title_justify="left")
     for row in report["verdict"]["rows"]:
-        table.add_row(
-            *(
-                str(row.get(k, ""))
-                for k in ("benchmark", "metric", "score", "n", "limit", "instruct", "tuned", "live", "verdict")
-            )
-        )
+        table.add_row(*(str(row.get(column, "")) for column in shown))
     console.print(table)
     for line in report["verdict"]["reasons"]:
         console.print(f"  {line}")

@@ -88,6 +88,6 @@ def stages(settings: Settings, flow_run_id: str) -> list[dict[str, Any]]:
             "seconds": round(run.total_run_time.total_seconds(), 2),
         }
         for run in runs
-        if run.start_time is not None
+        if run.start_time is not None and not (run.state and run.state.state_details.child_flow_run_id)
     ]
     return sorted(rows, key=lambda row: str(row["started"]))

@@ -1,7 +1,8 @@
 """The one list of Prefect deployments, with their pools and schedules; applied on every `empelt up`.
 
-Module-path entrypoints: the project is installed, so a worker imports `flows.x.y` from anywhere. No deployment limit on
-long flows: losing its lease would crash a healthy six-hour merge (PrefectHQ/prefect#21064, #18839).
+Module-path entrypoints: the project is installed, so a worker imports `flows.x.y` from anywhere. No deployment has a
+concurrency limit: the ledger's claims and compare-and-swap decide who may do what, and losing a limit's lease would
+crash a healthy run (PrefectHQ/prefect#21064, #18839).
 """
 
 from datetime import timedelta
@@ -15,7 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Interval
@@ -35,9 +36,6 @@ POOLS = {
     CONTROL: "Watching, judging, publishing: work that needs no device.",
     GPU: "Merges: a slot is held for the work that needs the device, and no longer.",
 }
-ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-"""For the watch: after an outage every late run would execute (PrefectHQ/prefect#19313); this collapses them."""
-ONE_AFTER_ANOTHER = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
 
 class Registered(NamedTuple):
@@ -54,14 +52,13 @@ class Entry(NamedTuple):
     name: str
     pool: str
     description: str
-    limit: ConcurrencyLimitConfig | None = None
 
 
 ENTRIES = (
     Entry(remerge_release, "by-hand-or-watch", CONTROL, "One release, one target: fetch, merge, judge, publish."),
     Entry(merge_candidate, "gpu", GPU, "The merge itself, on a worker that owns a device."),
-    Entry(publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact.", ONE_AFTER_ANOTHER),
-    Entry(rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before.", ONE_AFTER_ANOTHER),
+    Entry(publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact."),
+    Entry(rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before."),
 )
 
 
@@ -75,7 +72,6 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
             Interval(timedelta(seconds=settings.watch_interval_seconds), slug="poll"),
             Cron(settings.nightly_cron, timezone=settings.timezone, slug="nightly", parameters={"full_rescan": True}),
         ],
-        concurrency_limit=ONE_AT_A_TIME,
         work_pool_name=CONTROL,
         tags=["empelt", "watch"],
         **common,
@@ -85,7 +81,6 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
             name=entry.name,
             description=entry.description,
             work_pool_name=entry.pool,
-            concurrency_limit=entry.limit,
             tags=["empelt"],
             **common,
         )

@@ -5,6 +5,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from tasks.hub import find_releases
+from tasks.ledger import alone
 from tasks.plan import dispatch, plan_due, report_plan
 from tasks.settings import open_catalog, settings
 
@@ -17,10 +18,15 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         full_rescan: look at every release again, also at those whose revision has been seen.
         dry_run: plan and show, dispatch nothing.
     """
-    rows = [row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))]
-    due = [row for row in rows if row.standing == "due"][: settings().window]
-    dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
-    report_plan(rows, dispatched)
-    if dispatched:
-        return Completed(name="Dispatched", message=", ".join(dispatched))
-    return Completed(message=f"{len(rows)} release(s) on record, {len(due)} due, nothing dispatched")
+    with alone("watch-hub") as mine:
+        if not mine:
+            return Completed(name="Skipped", message="another watch is under way")
+        rows = [
+            row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))
+        ]
+        due = [row for row in rows if row.standing == "due"][: settings().window]
+        dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
+        report_plan(rows, dispatched)
+        if dispatched:
+            return Completed(name="Dispatched", message=", ".join(dispatched))
+        return Completed(message=f"{len(rows)} release(s) on record, {len(due)} due, nothing dispatched")

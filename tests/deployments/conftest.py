@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,9 +22,12 @@ def _prefect_home() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A real Prefect server with an empty database; 20 to 60 s, so the session has one."""
+def prefect_server() -> Iterator[int]:
+    """The port of a real Prefect server with an empty database; it takes 30 s to start, so the session has one."""
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
-        yield
+        port = urlsplit(str(PREFECT_API_URL.value())).port
+        assert port is not None
+        yield port

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-pytestmark = [pytest.mark.system, pytest.mark.usefixtures("prefect_server")]
+pytestmark = pytest.mark.system
 
 NAMES = {
     "watch-hub/schedule": "control",
@@ -26,7 +26,12 @@ NAMES = {
 
 
 @pytest.fixture
-def client() -> "Iterator[SyncPrefectClient]":
+def settings(prefect_server: int, tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, prefect_port=prefect_server)
+
+
+@pytest.fixture
+def client(prefect_server: int) -> "Iterator[SyncPrefectClient]":
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as opened:
@@ -34,11 +39,10 @@ def client() -> "Iterator[SyncPrefectClient]":
 
 
 @pytest.fixture
-def found(client: "SyncPrefectClient", tmp_path: Path) -> "dict[str, DeploymentResponse]":
+def found(client: "SyncPrefectClient", settings: Settings) -> "dict[str, DeploymentResponse]":
     """Every deployment on the server after two registrations, by ``flow/deployment``."""
     from deployments.registry import register
 
-    settings = Settings(home=tmp_path)
     for version in ("1", "2"):
         registered = register(settings, version)
         assert sorted(registered.deployments) == sorted(NAMES)
@@ -114,11 +118,11 @@ def test_watches_do_not_pile_up_and_switches_take_turns(found: "dict[str, Deploy
 
 
 def test_a_changed_interval_replaces_the_old_one(
-    client: "SyncPrefectClient", found: "dict[str, DeploymentResponse]", tmp_path: Path
+    client: "SyncPrefectClient", found: "dict[str, DeploymentResponse]", settings: Settings
 ) -> None:
     from deployments.registry import register
 
-    register(Settings(home=tmp_path, watch_interval_seconds=15), "3")
+    register(settings.model_copy(update={"watch_interval_seconds": 15}), "3")
     schedules = client.read_deployment(found["watch-hub/schedule"].id).schedules
     intervals = [s.schedule.interval for s in schedules if s.slug == "poll"]
     assert intervals == [timedelta(seconds=15)]
