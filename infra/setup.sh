@@ -58,7 +58,7 @@ build() {  # build VENV STAMP_SOURCE... -- INSTALL ARGS...: makes VENV unless it
   local stamp; stamp=$(cat "${sources[@]}" infra/setup.sh | sha256sum | cut -c1-64)
   [ "$(cat "$venv/.empelt-stamp" 2>/dev/null)" = "$stamp" ] && return 0
   say "making $venv (python $("$python" -V | cut -d' ' -f2))"
-  "$uv" venv --quiet --clear --python "$python" "$venv"
+  [ -x "$venv/bin/python" ] || "$uv" venv --quiet --python "$python" "$venv"
   "$uv" pip install --quiet --python "$venv/bin/python" "$@"
   if [ "$venv" = .venv ]; then "$uv" pip install --quiet --python .venv/bin/python --no-deps --editable .; fi
   echo "$stamp" > "$venv/.empelt-stamp"
