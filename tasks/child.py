@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tasks.domain.errors import DiskFull, EndpointUnavailable, InputError, PipelineError, TransientError
+from tasks.domain import errors
+from tasks.domain.errors import InputError, PipelineError, TransientError
 
 Event = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL: the engine removes its half-written folder in between."""
-TRANSIENT: dict[str, type[TransientError]] = {"DiskFull": DiskFull, "EndpointUnavailable": EndpointUnavailable}
 
 
 def run_child(
@@ -95,6 +95,8 @@ def _parse(line: str) -> Event | None:
 
 
 def _as_error(kind: str, message: str, code: int) -> PipelineError:
-    if kind in TRANSIENT:
-        return TRANSIENT[kind](message)
+    ours = getattr(errors, kind, None)
+    if isinstance(ours, type) and issubclass(ours, PipelineError):
+        return ours(message)
+    # The engine has a tree of its own; all of it but a full disk says that the inputs do not fit together.
     return TransientError(f"{kind}: {message}") if code == 3 else InputError(f"{kind}: {message}")
