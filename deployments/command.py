@@ -102,6 +102,7 @@ def rollback(
     """Take a channel back to what it served before, through a flow run that the UI shows."""
     from deployments.rolling import roll_back
 
+    _ledger_of(settings())
     result = roll_back(settings(), channel, to, reason)
     show(
         result,

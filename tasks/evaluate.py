@@ -18,7 +18,7 @@ from tasks.domain.lineage import parent_roles
 from tasks.domain.models import Artifact, Digest, Evaluation
 from tasks.endpoints.protocol import Ready
 from tasks.harness.child import measure
-from tasks.harness.run import facts_of
+from tasks.harness.facts import facts_of
 from tasks.harness.suite import lm_eval_version, suite_digest
 from tasks.runs import is_transient
 from tasks.settings import open_catalog, open_ledger, open_store, settings

@@ -95,18 +95,11 @@ def test_an_entrypoint_is_a_module_that_a_worker_can_import_from_anywhere(
         assert not deployment.storage_document_id
 
 
-def test_no_run_but_a_watch_can_end_by_a_lost_lease(found: "dict[str, DeploymentResponse]") -> None:
+def test_no_long_run_can_end_by_a_lost_lease(found: "dict[str, DeploymentResponse]") -> None:
     # A deployment's concurrency limit is held by a lease; a run that loses it is crashed, however healthy it is.
-    limited = {name for name, d in found.items() if d.global_concurrency_limit or d.concurrency_options}
-    assert limited == {"watch-hub/schedule"}
-
-
-def test_a_watch_that_would_overlap_another_is_cancelled(found: "dict[str, DeploymentResponse]") -> None:
-    limit, options = (
-        getattr(found["watch-hub/schedule"], n) for n in ("global_concurrency_limit", "concurrency_options")
-    )
-    assert limit.limit == 1
-    assert options.collision_strategy.value == "CANCEL_NEW"
+    for name in ("remerge-release/by-hand-or-watch", "merge-candidate/gpu"):
+        assert found[name].global_concurrency_limit is None
+        assert found[name].concurrency_options is None
 
 
 def test_a_changed_interval_replaces_the_old_one(
@@ -131,7 +124,8 @@ def test_runs_of_a_server_that_died_are_crashed_and_runs_to_come_are_kept(
     identity = found["rollback-channel/by-hand"].id
     states = {"Running": Running(), "Pending": Pending(), "Cancelling": Cancelling(), "Completed": Completed()}
     runs = {
-        name: client.create_flow_run_from_deployment(identity, state=Scheduled()) for name in (*states, "Scheduled")
+        name: client.create_flow_run_from_deployment(identity, parameters={"channel": "eu"}, state=Scheduled())
+        for name in (*states, "Scheduled")
     }
     for name, state in states.items():
         client.set_flow_run_state(runs[name].id, state, force=True)
