@@ -5,6 +5,7 @@ concurrency limit: the ledger's claims and compare-and-swap decide who may do wh
 crash a healthy run (PrefectHQ/prefect#21064, #18839).
 """
 
+import sys
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
@@ -64,7 +65,13 @@ ENTRIES = (
 
 def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
     """Every deployment, built from ``settings``."""
-    common: dict[str, Any] = {"version": version, "entrypoint_type": EntrypointType.MODULE_PATH}
+    common: dict[str, Any] = {
+        "version": version,
+        "entrypoint_type": EntrypointType.MODULE_PATH,
+        # Without a command prefect 3.9 starts a second Python for each run, to prepare a workspace that we have not:
+        # 3 s of CPU for each run on the machine this was written on.
+        "job_variables": {"command": f"{sys.executable} -m prefect.engine"},
+    }
     watch = watch_hub.to_deployment(
         name="schedule",
         description="Finds new releases, plans what is due, dispatches it.",

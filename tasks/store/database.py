@@ -12,10 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 
@@ -122,6 +119,26 @@ def migrate(database: Database) -> None:
     Raises:
         InputError: if the file is no database, or was written by a newer version of this program.
     """
+    try:
+        if not _is_newest(database):
+            _upgrade(database)
+    except DatabaseError as error:
+        raise InputError(f"{database.address} cannot be used as a ledger: {error.orig}") from error
+
+
+def _is_newest(database: Database) -> bool:
+    """Nearly always so; then alembic, 0.5 s of CPU to import, is not needed in each of the many flow runs."""
+    newest = max(path.stem.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    with database._read() as connection:
+        known = inspect(connection).has_table("alembic_version")
+        return known and connection.scalar(text("SELECT version_num FROM alembic_version")) == newest
+
+
+def _upgrade(database: Database) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
@@ -133,8 +150,6 @@ def migrate(database: Database) -> None:
             f"the ledger at {database.address} has a schema that this version does not know ({error}); "
             "use the version that wrote it, or a newer one"
         ) from error
-    except DatabaseError as error:
-        raise InputError(f"{database.address} cannot be used as a ledger: {error.orig}") from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
