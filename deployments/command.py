@@ -39,13 +39,16 @@ def show(value: dict[str, Any], as_json: bool, text: str) -> None:
 def demo(
     as_json: AsJson = False,
     then: Annotated[str, typer.Option(help="Run this command while all is up, then end everything.")] = "",
+    record: Annotated[bool, typer.Option(help="Measure the parents anew and keep their scores.", hidden=True)] = False,
     stay: Annotated[bool | None, typer.Option(help="Stay up until Ctrl-C (default: when run in a terminal).")] = None,
 ) -> None:
     """Play the whole story once on this machine: a release on a local Hub becomes a served model."""
     from deployments.demo import play
 
     interactive = sys.stdout.isatty() if stay is None else stay
-    raise typer.Exit(play(console=err if as_json else out, as_json=as_json, then=then, stay=interactive and not then))
+    raise typer.Exit(
+        play(console=err if as_json else out, as_json=as_json, then=then, stay=interactive and not then, record=record)
+    )
 
 
 @app.command()

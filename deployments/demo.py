@@ -64,8 +64,8 @@ def push(home: Path, model: str) -> str:
     return push_folder(home / "hub", f"{ORGANIZATION}/{model}", MODELS / model, f"Upload {model}")
 
 
-def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
-    """Run the demo; the exit code of ``then``, or 0."""
+def play(*, console: Console, as_json: bool, then: str, stay: bool, record: bool = False) -> int:
+    """Run the demo; the exit code of ``then``, or 0. ``record`` measures the parents anew and keeps their scores."""
     chosen = demo_settings()
 
     def say(line: str) -> None:
@@ -75,7 +75,7 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
     require_free("127.0.0.1", HUB_PORT, "the local Hub")
     for model in ("llama-tiny", "eu_llama-tiny", "llama-tiny-instruct-v1"):
         push(chosen.home, model)
-    for path in sorted(EVALUATIONS.glob("*.json")):
+    for path in [] if record else sorted(EVALUATIONS.glob("*.json")):
         open_ledger().record_evaluation(Evaluation.model_validate_json(path.read_text(encoding="utf-8")))
     began = time.monotonic()
     with bring_up(chosen, say, hub=hub_child(chosen.home)) as installation:
@@ -105,6 +105,8 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool) -> int:
             sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
         else:
             show(console, report)
+        if record:
+            keep_parents([first, second], say)
         if then:
             return subprocess.run(then, shell=True, env={**os.environ, "EMPELT_DEMO_PID": str(os.getpid())}).returncode
         if stay:
@@ -169,6 +171,20 @@ def ask_parent(gateway: str, state: ChannelState, question: str) -> str:
     assert lineage is not None  # every promoted artifact of this demo was merged here
     with staged(FAMILY, lineage.digest_of("instruct"), REFERENCE, state.release) as ready:
         return ask(gateway, ready.model, question)
+
+
+def keep_parents(states: list[ChannelState], say: Callable[[str], None]) -> None:
+    """Write the parents' scores, item by item, to where the next demo finds them by their eval_key."""
+    EVALUATIONS.mkdir(exist_ok=True)
+    for path in EVALUATIONS.glob("*.json"):
+        path.unlink()
+    for state in states:
+        lineage = open_ledger().lineage(state.artifact_digest)
+        for ingredient in lineage.ingredients if lineage else ():
+            for found in open_ledger().evaluations_of(ingredient.digest):
+                path = EVALUATIONS / f"{ingredient.ref.slug}.json"
+                path.write_text(found.model_dump_json() + "\n", encoding="utf-8")
+                say(f"kept {path.name}, eval_key {found.eval_key[:12]}")
 
 
 def show(console: Console, report: dict[str, Any]) -> None:

@@ -1,0 +1,105 @@
+"""Moving a channel: what happens when the gateway never says yes, when a claim is stale, when there is no way back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from tasks import settings as doors
+from tasks.domain.errors import InputError, PromotionFailed
+from tasks.domain.jobs import PublishRequest
+from tasks.domain.models import ModelRef
+from tasks.publish import choose_previous, confirm_visible, switch_channel
+
+V1 = ModelRef(repo_id="demo/instruct-v1", revision="1" * 40)
+V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
+JOB = "e" * 64
+
+
+@pytest.fixture(autouse=True)
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A ledger and nothing else: no agent, no gateway."""
+    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
+    monkeypatch.setenv("EMPELT_VISIBLE_DEADLINE_SECONDS", "1")
+    doors_cached = (doors.settings, doors.open_ledger, doors.open_endpoint)
+    for door in doors_cached:
+        door.cache_clear()
+    with disable_run_logger():
+        yield
+    doors.open_ledger().close()
+    for door in doors_cached:
+        door.cache_clear()
+
+
+def request(release: ModelRef, digest: str, generation: int, **more: object) -> PublishRequest:
+    return PublishRequest(
+        family="demo", target="eu", channel="eu", artifact_digest=digest * 64, release=release,
+        expected_generation=generation, **more,
+    )  # fmt: skip
+
+
+def test_a_switch_that_nobody_confirms_is_taken_back():
+    switch_channel.fn(request(V1, "a", 0))
+    state = switch_channel.fn(request(V2, "b", 1))
+    with pytest.raises(PromotionFailed) as failure:
+        confirm_visible.fn(state)
+    now = doors.open_ledger().channel("eu")
+    assert now is not None
+    assert (now.artifact_digest, now.release, now.generation) == ("a" * 64, V1, 3)
+    assert "never been heard of" in str(failure.value)  # the agent's last heartbeat is named
+    assert str(V1) in str(failure.value)
+
+
+def test_the_first_occupant_that_nobody_confirms_stays_since_there_is_nothing_to_return_to():
+    state = switch_channel.fn(request(V1, "a", 0))
+    with pytest.raises(PromotionFailed, match="Nothing was served before"):
+        confirm_visible.fn(state)
+
+
+def test_a_candidate_judged_against_an_older_generation_is_not_published():
+    switch_channel.fn(request(V1, "a", 0))
+    switch_channel.fn(request(V2, "b", 1))
+    with pytest.raises(PromotionFailed, match="judge again") as refusal:
+        switch_channel.fn(request(V1, "c", 1))
+    assert "generation 2" in str(refusal.value)
+    assert "1 was expected" in str(refusal.value)
+    assert len(doors.open_ledger().promotions("eu")) == 2
+
+
+def test_a_stale_attempt_cannot_publish():
+    ledger = doors.open_ledger()
+    old = ledger.claim(JOB, owner="run:old", lease_seconds=0.01)
+    new = ledger.claim(JOB, owner="run:old", lease_seconds=60)
+    assert old is not None
+    assert new is not None
+    with pytest.raises(PromotionFailed) as refusal:
+        switch_channel.fn(request(V1, "a", 0, fence=old.fence, claim_key=JOB))
+    assert str(old.fence) in str(refusal.value)
+    assert str(new.fence) in str(refusal.value)
+    assert ledger.channel("eu") is None
+    switch_channel.fn(request(V1, "a", 0, fence=new.fence, claim_key=JOB))
+
+
+def test_rolling_back_names_what_it_leaves_and_why():
+    switch_channel.fn(request(V1, "a", 0))
+    switch_channel.fn(request(V2, "b", 1))
+    back = choose_previous.fn("eu", "previous", "too chatty")
+    assert (back.artifact_digest, back.release, back.expected_generation) == ("a" * 64, V1, 2)
+    assert str(V2) in back.reason
+    assert "too chatty" in back.reason
+    assert choose_previous.fn("eu", "bbbb", "again").artifact_digest == "b" * 64
+
+
+@pytest.mark.parametrize(("channel", "to", "named"), [("gl", "previous", "['eu']"), ("eu", "ffff", "aaaaaaaaaaaa")])
+def test_a_rollback_to_nowhere_lists_what_there_is(channel: str, to: str, named: str):
+    switch_channel.fn(request(V1, "a", 0))
+    with pytest.raises(InputError) as refusal:
+        choose_previous.fn(channel, to, "by hand")
+    assert named in str(refusal.value)
+
+
+def test_a_channel_with_one_promotion_has_no_previous():
+    switch_channel.fn(request(V1, "a", 0))
+    with pytest.raises(InputError, match="it has served only this"):
+        choose_previous.fn("eu", "previous", "by hand")
