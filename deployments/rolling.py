@@ -38,7 +38,7 @@ def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[st
                 run = client.read_flow_run(run.id)
         except httpx.HTTPError as error:
             raise EndpointUnavailable(f"the Prefect server at {settings.prefect_url} went away: {error}") from error
-    run_url = f"{settings.prefect_url}/runs/flow-run/{run.id}"
+    run_url = f"{settings.prefect_url}/v2/runs/flow-run/{run.id}"
     if run.state is None or not run.state.is_completed():
         said = run.state.message if run.state else "it has no state"
         raise PromotionFailed(f"{channel} was not rolled back: {said} (run: {run_url})")

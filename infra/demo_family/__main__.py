@@ -1,4 +1,4 @@
-"""Makes the demo family again: `python -m infra.demo_family` (hours are not needed, half an hour of one core is).
+"""Makes the demo family again: `python -m infra.demo_family` (about half an hour of one core).
 
 Not part of any test: the weights are committed, nothing trains in CI.
 """

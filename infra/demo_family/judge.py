@@ -34,12 +34,13 @@ def judge(models: Path, suite: Suite) -> dict[str, Any]:
         trials[weight] = scorer.score(merged("v2", weight), suite, "dev")
         margins[weight] = min(value / limit for _, value, limit in _ratios(trials[weight], dev))
         _log.info("dev: w %s %s margin %.2f", weight, summary(trials[weight]), margins[weight])
-    chosen = max(WEIGHTS, key=lambda w: margins[w])
+    eligible = [w for w in WEIGHTS if margins[w] >= 1] or [max(WEIGHTS, key=lambda w: margins[w])]
+    chosen = max(eligible, key=lambda w: trials[w]["eu"]["chat"]["strict"])
 
     candidates = {NAMES[role]: tensors[role] for role in NAMES}
     candidates[f"merged v1, w = {chosen}"] = merged("v1", chosen)
     candidates[f"merged v2, w = {chosen}"] = merged("v2", chosen)
-    for weight in (0.75, 1.0):
+    for weight in (0.75, 0.85, 1.0):
         if weight != chosen:
             candidates[f"merged v2, w = {weight} (for comparison)"] = merged("v2", weight)
     candidates["plain average of v2 and eu (for comparison)"] = combine(base, (0.5, tensors["v2"]), (0.5, basque))
@@ -59,7 +60,7 @@ def judge(models: Path, suite: Suite) -> dict[str, Any]:
     }
     return {
         "weight": chosen,
-        "chosen_on_dev_by": "largest smallest ratio to the limits of criteria a, b and c",
+        "chosen_on_dev_by": "highest strict eu among the weights that meet the limits of a, b and c on dev",
         "dev": {str(w): {"margin": round(margins[w], 3), **compact(trials[w])} for w in WEIGHTS},
         "test": {name: compact(scores) for name, scores in test.items()},
         "mcnemar_v1_v2": paired,
@@ -147,7 +148,7 @@ def _examples(suite: Suite, roles: dict[str, Scores]) -> list[dict[str, str]]:
                     "merged v1": roles["merged v1"]["eu"]["chat"]["rows"][index]["text"],
                 }
             )
-    return rows[:12]
+    return rows[:40]
 
 
 def _strict(scores: Scores, *languages: str) -> list[bool]:

@@ -118,5 +118,5 @@ BASE_2 = Stage(steps=472, lr=1.5e-3)
 EU = Stage(steps=455, lr=6e-4)
 # Gentle on purpose: a higher rate or less replay costs recall alone and Basque bits per byte after merging.
 INSTRUCT_V2 = ChatStage(steps=170, lr=2.5e-4, examples=10_000, replay=0.45)
-# The older release: 160 examples, few steps. It knows the format less firmly and recalls less.
-INSTRUCT_V1 = ChatStage(steps=90, lr=4e-4, examples=160)
+# The older release: 48 examples, few steps. It knows the format less firmly and recalls less.
+INSTRUCT_V1 = ChatStage(steps=75, lr=5e-4, examples=48)

@@ -1,0 +1,401 @@
+"""A demo that is up, as people meet it: in the browser, over HTTP, at the command line; and taking a channel back.
+
+    .venv/bin/pytest -m demo tests/system        # while `empelt demo` is up in another terminal
+
+EMPELT_HOME, EMPELT_PREFECT_PORT and EMPELT_GATEWAY_PORT name it. The tests run in the order of this file: the last ones
+roll the channel back and forth, and leave it on v2 with two generations more than before.
+"""
+
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.system.installation import CHANNEL, FAMILY, ROOT, TARGET, Installation, ask, named_installation, names, until
+
+pytestmark = [pytest.mark.demo, pytest.mark.timeout(600)]
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PATIENCE_MS = 90_000
+"""A busy machine with two cores needs 15 s for the first page."""
+PREFECTS_OWN = re.compile(r"/favicon[-\w]*\.(ico|png)$|/\w+\.svg$")
+"""Files that Prefect 3.9.1 asks itself for in vain."""
+REVISION = re.compile(r"^[0-9a-f]{40}$")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Installation:
+    """The demo that is up."""
+    found = named_installation()
+    if (found.home / "report.json").exists() and found.is_up():
+        return found
+    lack = f"no demo is up in {found.home} (UI {found.ui}, endpoint {found.endpoint}); start `empelt demo`"
+    if os.environ.get("EMPELT_DEMO_PID"):
+        pytest.fail(f"{lack}: EMPELT_DEMO_PID says that there is one")
+    pytest.skip(lack)
+
+
+@pytest.fixture(scope="module")
+def report(demo: Installation) -> dict[str, Any]:
+    return dict(json.loads((demo.home / "report.json").read_text(encoding="utf-8")))
+
+
+# --- in the browser ----------------------------------------------------------------------------------------------------
+
+
+class Browser(NamedTuple):
+    """A page, and what went wrong on it so far."""
+
+    page: Any
+    errors: list[str]
+
+
+@pytest.fixture(scope="module")
+def browser(demo: Installation) -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `make test` installs it")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"{CHROMIUM} does not exist: `make test` installs it where it may")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
+        # Prefect's UI asks a tracking service for its settings, whatever the server says: nothing leaves this host here.
+        page.route(lambda url: not url.startswith(demo.ui), lambda route: route.abort())
+        errors: list[str] = []
+
+        def on_console(message: Any) -> None:
+            where = str(message.location.get("url", ""))
+            if message.type == "error" and where.startswith(demo.ui) and not PREFECTS_OWN.search(where):
+                errors.append(f"{where}: {message.text}")
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield Browser(page, errors)
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Any]:
+    """The page; whatever a test did with it, no error may have been logged by the UI."""
+    browser.errors.clear()
+    yield browser.page
+    assert browser.errors == []
+
+
+def open_artifact(page: Any, demo: Installation, run: str, key: str) -> None:
+    """From the page of a run to one of its artifacts, by clicks."""
+    page.goto(f"{demo.ui}/v2/runs/flow-run/{run}")
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=key).click()
+    page.get_by_role("tab", name="Raw").wait_for()
+
+
+def table_of(page: Any) -> list[dict[str, str]]:
+    """The first table of the page with rows, by its headings."""
+    table = page.get_by_role("table").filter(has_text="VERDICT").first
+    table.wait_for()
+    head = [plain(text) for text in table.get_by_role("columnheader").all_inner_texts()]
+    body = table.locator("tbody tr").all()
+    return [dict(zip(head, map(plain, row.get_by_role("cell").all_inner_texts()), strict=True)) for row in body]
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_run_of_v2_is_shown_as_published(page: Any, demo: Installation, report: dict[str, Any]) -> None:
+    page.goto(f"{demo.ui}/v2/runs/flow-run/{report['flow_run']}")
+    header = page.locator("main")
+    header.get_by_text(f"{FAMILY}-instruct-v2 x {TARGET}", exact=True).first.wait_for()
+    header.get_by_text("Published", exact=True).first.wait_for()
+    header.get_by_text("remerge-release", exact=True).first.wait_for()
+    for tag in (FAMILY, f"{FAMILY}-instruct-v2", "empelt"):
+        assert header.get_by_text(tag, exact=True).first.is_visible()
+
+
+def test_its_merge_and_its_publication_are_shown_as_runs_below_it(
+    page: Any, demo: Installation, report: dict[str, Any]
+) -> None:
+    page.goto(f"{demo.ui}/v2/runs/flow-run/{report['flow_run']}")
+    page.get_by_role("tab", name="Subflow Runs").click()
+    for name in ("merge", f"publish {CHANNEL}"):
+        page.get_by_role("link", name=name, exact=True).first.wait_for()
+
+
+def test_the_gate_table_shows_every_benchmark_and_the_verdict(
+    page: Any, demo: Installation, report: dict[str, Any]
+) -> None:
+    open_artifact(page, demo, report["flow_run"], f"gate-{FAMILY}-{TARGET}")
+    rows = {(row["benchmark"].rstrip(" *"), row["metric"]): row for row in table_of(page)}
+    for told in report["verdict"]["rows"]:
+        row = rows[told["benchmark"].rstrip(" *"), told["metric"]]
+        for column in ("score", "limit", "instruct", "tuned", "live", "verdict"):
+            assert row[column] == plain(str(told[column])), (row, column)
+    assert {benchmark for benchmark, _ in rows} >= {f"{language}_chat" for language in ("eu", "en", "es")}
+    assert next(row["verdict"] for (name, _), row in rows.items() if name == "VERDICT") == "PASSED"
+
+
+def test_the_decision_page_says_why_from_what_and_how_to_take_it_back(
+    page: Any, demo: Installation, report: dict[str, Any]
+) -> None:
+    open_artifact(page, demo, report["flow_run"], f"decision-{FAMILY}-{TARGET}")
+    page.get_by_role("heading", name=f"{FAMILY}-instruct-v2 x {TARGET}: Published").wait_for()
+    said = plain(page.locator("main").inner_text())
+    for ingredient in report["lineage"]["ingredients"]:
+        revision = ingredient["ref"]["revision"]
+        assert REVISION.match(revision)
+        assert revision in said
+        assert ingredient["digest"] in said
+    assert report["release_revision"] in said
+    assert report["artifact"] in said
+    for reason in report["verdict"]["reasons"]:
+        assert plain(reason) in said
+    assert page.locator("pre", has_text=f"empelt rollback {CHANNEL}").first.is_visible()
+
+
+# --- over HTTP, and at the command line --------------------------------------------------------------------------------
+
+
+def test_the_endpoint_lists_the_channel_and_what_is_behind_it(demo: Installation, report: dict[str, Any]) -> None:
+    models = {model["id"]: model for model in ask(f"{demo.endpoint}/v1/models").body["data"]}
+    assert models[CHANNEL]["root"] == report["artifact"]
+    assert models[CHANNEL]["generation"] == report["generation"]
+
+
+def test_an_answer_says_which_artifact_gave_it(demo: Installation, report: dict[str, Any]) -> None:
+    answer = demo.chat(report["answers"]["question"])
+    assert answer.status == 200
+    assert answer.body["choices"][0]["message"]["content"] == report["answers"]["after"]
+    assert answer.headers["x-empelt-channel"] == CHANNEL
+    assert answer.headers["x-empelt-artifact"] == report["artifact"]
+    assert answer.headers["x-empelt-generation"] == str(report["generation"])
+    assert answer.headers["x-empelt-release"] == report["release"]
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/metrics", "/tokenize", "/docs", "/"])
+def test_a_path_that_is_not_named_does_not_reach_vllm(demo: Installation, path: str) -> None:
+    answer = ask(f"{demo.endpoint}{path}")
+    assert answer.status == 404
+    assert "/v1/chat/completions" in answer.body["error"]["message"]
+
+
+def test_an_unknown_model_is_refused_with_the_known(demo: Installation) -> None:
+    body = {"model": "basque", "messages": [{"role": "user", "content": "Kaixo"}]}
+    answer = ask(f"{demo.endpoint}/v1/chat/completions", body)
+    assert answer.status == 404
+    assert "`basque`" in answer.body["error"]["message"]
+    assert f"Served: {CHANNEL}" in answer.body["error"]["message"]
+
+
+def test_status_says_at_a_glance_what_serves(demo: Installation, report: dict[str, Any]) -> None:
+    found = demo.channel()
+    assert found["generation"] == report["generation"]
+    assert found["release"] == report["release"]
+    assert f"/{FAMILY}-instruct-v2@" in found["release"]
+    assert found["artifact"] == report["artifact"]
+    assert found["verdict"] == "passed"
+    assert found["visible"] is True
+    assert found["instance"] == "ready"
+
+
+# --- the check that trusts nothing -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(demo: Installation, tmp_path: Path) -> Path:
+    """A home with the same report and the same store."""
+    shutil.copy(demo.home / "report.json", tmp_path)
+    (tmp_path / "store").symlink_to(demo.home / "store")
+    return tmp_path
+
+
+def checked(home: Path) -> tuple[int, str]:
+    """Exit code and words of the check."""
+    command = [sys.executable, str(ROOT / "tests" / "system" / "check_demo.py"), "--home", str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def alter(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = home / "report.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    change(told)
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+def test_an_unaltered_demo_passes_the_check(copied: Path) -> None:
+    code, said = checked(copied)
+    assert code == 0, said
+    assert "FAIL" not in said
+
+
+def test_an_altered_score_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told["scores"]["eu_chat/strict"].update(value=0.99))
+    code, said = checked(copied)
+    assert code == 1
+    assert "eu_chat/strict: the report's score is 0.990" in said
+
+
+def test_an_altered_row_of_the_gate_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told["verdict"]["rows"][0].update(limit=">= 0.99"))
+    code, said = checked(copied)
+    assert code == 1
+    assert "the report's limit is '>= 0.99'" in said
+
+
+def test_an_altered_verdict_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told["verdict"].update(outcome="rejected"))
+    code, said = checked(copied)
+    assert code == 1
+    assert "the report's verdict is rejected, Prefect's table says PASSED" in said
+
+
+def test_an_older_generation_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told.update(generation=told["generation"] - 1))
+    code, said = checked(copied)
+    assert code == 1
+    assert "the gateway answers with x-empelt-generation" in said
+
+
+def test_another_artifact_than_the_served_one_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told.update(artifact=told["before"]["artifact"]))
+    code, said = checked(copied)
+    assert code == 1
+    assert "the gateway answers with x-empelt-artifact" in said
+
+
+def test_another_recipe_than_the_merge_had_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told["lineage"]["recipe"].update(tuned_weight=0.1))
+    code, said = checked(copied)
+    assert code == 1
+    assert "sampled elements" in said
+
+
+def test_an_altered_answer_is_found(copied: Path) -> None:
+    alter(copied, lambda told: told["answers"].update(after="Bai"))
+    code, said = checked(copied)
+    assert code == 1
+    assert "the report says 'Bai'" in said
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_one_altered_bit_of_a_weight_is_found(copied: Path, report: dict[str, Any], altered: bool) -> None:
+    real = (copied / "store").resolve()
+    (copied / "store").unlink()
+    shutil.copytree(real / "artifacts", copied / "store" / "artifacts")
+    if altered:
+        folder = copied / "store" / "artifacts" / report["artifact"]
+        flip_a_bit(next(folder.glob("*.safetensors")))
+    code, said = checked(copied)
+    # No process has mapped the copy, so this home is refused either way; only the altered one for its content.
+    assert code == 1
+    assert "no process has mapped" in said
+    assert ("it was altered" in said) is altered
+
+
+def flip_a_bit(path: Path) -> None:
+    """The lowest bit of the first weight."""
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    with path.open("r+b") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + header)
+        byte = file.read(1)[0]
+        file.seek(8 + header)
+        file.write(bytes([byte ^ 1]))
+
+
+# --- taking the channel back: last, since it moves the channel ---------------------------------------------------------
+
+
+class RolledBack(NamedTuple):
+    """What `empelt rollback` did."""
+
+    said: dict[str, Any]
+    before: dict[str, Any]
+    seconds: float
+    at: datetime
+
+
+@pytest.fixture(scope="module")
+def rolled_back(demo: Installation, report: dict[str, Any]) -> Iterator[RolledBack]:
+    """The channel, taken back to v1 by the command; afterwards it is on v2 again, whatever failed."""
+    before = demo.channel()
+    assert before["artifact"] == report["artifact"], "the channel has moved on: start the demo again"
+    began = time.monotonic()
+    said = demo.empelt("rollback", CHANNEL, "--reason", "a test")
+    seconds = time.monotonic() - began
+    print(f"\nempelt rollback {CHANNEL}: {seconds:.1f} s from the command to its end")
+    yield RolledBack(said, before, seconds, datetime.now(UTC))
+    if demo.channel()["artifact"] != report["artifact"]:
+        demo.empelt("rollback", CHANNEL, "--to", report["artifact"])
+
+
+def test_a_rollback_takes_the_channel_to_v1_in_seconds(
+    demo: Installation, report: dict[str, Any], rolled_back: RolledBack
+) -> None:
+    assert rolled_back.said["artifact"] == report["before"]["artifact"]
+    assert rolled_back.said["release"] == report["before"]["release"]
+    assert rolled_back.said["generation"] == rolled_back.before["generation"] + 1
+    answer = demo.chat(report["answers"]["question"])
+    assert answer.body["choices"][0]["message"]["content"] == report["answers"]["before"]
+    assert answer.headers["x-empelt-artifact"] == report["before"]["artifact"]
+    assert answer.headers["x-empelt-generation"] == str(rolled_back.said["generation"])
+    assert rolled_back.seconds < 120
+
+
+def test_the_ui_shows_the_rollback(page: Any, demo: Installation, rolled_back: RolledBack) -> None:
+    assert rolled_back.said["run_url"].startswith(f"{demo.ui}/v2/runs/flow-run/")
+    page.goto(rolled_back.said["run_url"])
+    page.locator("main").get_by_text(f"roll back {CHANNEL}", exact=True).first.wait_for()
+    page.locator("main").get_by_text("RolledBack", exact=True).first.wait_for()
+    page.goto(f"{demo.ui}/v2/artifacts/artifact/{demo.artifact(f'channel-{CHANNEL}')['id']}")
+    page.get_by_role("heading", name=f"generation {rolled_back.said['generation']}").wait_for()
+    said = plain(page.locator("main").inner_text())
+    assert rolled_back.said["release"] in said
+    assert rolled_back.said["artifact"] in said
+    assert f"rolled back from {rolled_back.before['release']}" in said
+    assert "a test" in said
+
+
+def test_the_api_has_the_rollback_as_a_run_that_ended_well(demo: Installation, rolled_back: RolledBack) -> None:
+    newest = demo.runs("rollback-channel")[0]
+    assert newest["id"] in rolled_back.said["run_url"]
+    assert (newest["state"]["type"], newest["state"]["name"]) == ("COMPLETED", "RolledBack")
+
+
+def test_the_watch_does_not_publish_v2_again(demo: Installation, rolled_back: RolledBack) -> None:
+    after = {"start_time": {"after_": rolled_back.at.isoformat()}, "state": {"type": {"any_": ["COMPLETED"]}}}
+
+    def watched() -> list[dict[str, Any]]:
+        return [run for run in demo.runs("watch-hub", **after) if run["state"]["name"] != "Skipped"]
+
+    until(lambda: len(watched()) >= 2, seconds=240, what="two more watches", every=2)
+    assert [state for _, state in names(watched()) if state == "Dispatched"] == []
+    found = demo.channel()
+    assert found["artifact"] == rolled_back.said["artifact"]
+    assert found["generation"] == rolled_back.said["generation"]
+
+
+def test_rolling_back_again_goes_forward_to_v2(
+    demo: Installation, report: dict[str, Any], rolled_back: RolledBack
+) -> None:
+    said = demo.empelt("rollback", CHANNEL)
+    assert said["artifact"] == report["artifact"]
+    assert said["generation"] == rolled_back.said["generation"] + 1
+    answer = demo.chat(report["answers"]["question"])
+    assert answer.headers["x-empelt-artifact"] == report["artifact"]
+    assert answer.headers["x-empelt-generation"] == str(said["generation"])
