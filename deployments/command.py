@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from tasks.domain.errors import InputError, PipelineError, TransientError
-from tasks.settings import Settings, open_ledger, settings
+from tasks.doors import open_ledger
+from tasks.settings import Settings, settings
 
 app = typer.Typer(
     name="empelt",
@@ -106,6 +108,7 @@ def rollback(
     from deployments.rolling import roll_back
 
     _ledger_of(settings())
+    _ledger_of(settings())
     result = roll_back(settings(), channel, to, reason)
     show(
         result,
@@ -158,6 +161,14 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         err.print("[dim]ended[/dim]")
         sys.exit(130)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        problems = [f"EMPELT_{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}" for e in error.errors()]
+        err.print(
+            "\n  - ".join(["the environment was refused", *problems]), highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(2)
     except (PipelineError, MergeError) as error:
         err.print(f"{type(error).__name__}: ", style="bold red", end="")
         err.print(str(error), highlight=False, markup=False, soft_wrap=True)

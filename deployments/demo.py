@@ -25,7 +25,8 @@ from deployments.up import answers, bring_up, keep_up
 from infra.local_hub.push import push_folder
 from tasks.domain.errors import EndpointUnavailable, PipelineError
 from tasks.domain.models import ChannelState, Evaluation
-from tasks.settings import ROOT, Settings, open_catalog, open_ledger, open_source, open_store, settings
+from tasks.doors import open_catalog, open_ledger, open_source, open_store
+from tasks.settings import ROOT, Settings, settings
 
 FAMILY, TARGET, CHANNEL, ORGANIZATION = "llama-tiny", "eu", "eu", "empelt-demo"
 MODELS = ROOT / "infra" / "demo_family" / "models"
@@ -203,6 +204,6 @@ def show(console: Console, report: dict[str, Any]) -> None:
     console.print("\nseconds: " + ", ".join(f"{s['stage']} {s['seconds']}" for s in report["stages"]), highlight=False)
     console.print(
         f"\nUI        {report['ui']}\ndecision  {report['decision']}\nendpoint  {report['endpoint']}\n"
-        f"report    {report['file']}\nroll back with: empelt rollback {CHANNEL}",
+        f"report    {report['file']}\nroll back with: {settings().command_prefix}.venv/bin/empelt rollback {CHANNEL}",
         highlight=False,
     )

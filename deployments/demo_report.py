@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.domain.models import ChannelState
 from tasks.domain.report import gate_rows
 from tasks.domain.verdict import Verdict
-from tasks.settings import Settings, open_ledger
+from tasks.doors import open_ledger
+from tasks.settings import Settings
 
 
 def demo_report(

@@ -12,7 +12,8 @@ import httpx
 from deployments.supervisor import require_free
 from deployments.up import LEAST_FREE_BYTES, answers
 from tasks.domain.errors import PipelineError
-from tasks.settings import Settings, open_catalog, open_ledger, open_store
+from tasks.doors import open_catalog, open_ledger, open_store
+from tasks.settings import Settings
 
 Finding = dict[str, Any]
 VLLM = """
@@ -84,8 +85,10 @@ def _ledger(settings: Settings) -> str:
 
 
 def _hub(settings: Settings) -> str:
-    response = httpx.get(f"{settings.hub_endpoint}/api/models", params={"limit": 1}, timeout=5)
-    response.raise_for_status()
+    try:
+        httpx.get(f"{settings.hub_endpoint}/api/models", params={"limit": 1}, timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        raise PipelineError(f"{settings.hub_endpoint} does not answer: {error}; check EMPELT_HUB_ENDPOINT") from error
     return f"{settings.hub_endpoint} answers{', with a token' if settings.hub_token else ', without a token'}"
 
 

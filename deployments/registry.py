@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -37,13 +37,6 @@ POOLS = {
     CONTROL: "Watching, judging, publishing: work that needs no device.",
     GPU: "Merges: a slot is held for the work that needs the device, and no longer.",
 }
-
-
-class Registered(NamedTuple):
-    """What `register` did, for people."""
-
-    deployments: list[str]
-    crashed: int
 
 
 class Entry(NamedTuple):
@@ -96,36 +89,37 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
     return [cast(RunnerDeployment, deployment) for deployment in (watch, *rest)]
 
 
-def register(settings: Settings, version: str) -> Registered:
-    """Create or update pools and deployments; mark runs of a server that died as crashed. Safe to repeat."""
+def register(settings: Settings, version: str) -> list[str]:
+    """Create or update pools and deployments; their names. Safe to repeat."""
     # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
         return _register(settings, version)
 
 
-def _register(settings: Settings, version: str) -> Registered:
+def _register(settings: Settings, version: str) -> list[str]:
     with get_client(sync_client=True) as client:
         for name, text in POOLS.items():
             try:
                 client.create_work_pool(WorkPoolCreate(name=name, type="process", description=text))
             except ObjectAlreadyExists:
                 client.update_work_pool(name, WorkPoolUpdate(description=text))
-        crashed = crash_stray_runs(client)
     names = []
     for deployment in deployments(settings, version):
         deployment.apply()
         names.append(f"{deployment.flow_name}/{deployment.name}")
-    return Registered(names, crashed)
+    return names
 
 
-def crash_stray_runs(client: SyncPrefectClient) -> int:
-    """Runs that say they are running, while every process that could run them has ended, have crashed.
+def crash_stray_runs(settings: Settings) -> int:
+    """Mark runs that say they are running as crashed; how many. Only for when every process that runs any has ended.
 
     Prefect would show them as running for ever (PrefectHQ/prefect#16746). The watch claims their jobs again when their
     leases end.
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    stray = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)), limit=200)
-    for run in stray:
-        client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=states))
+    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+        stray = client.read_flow_runs(flow_run_filter=wanted, limit=200)
+        for run in stray:
+            client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
     return len(stray)

@@ -8,8 +8,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.up import answers
 from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
+from tasks.doors import open_ledger
 from tasks.runs import start_run
-from tasks.settings import Settings, open_ledger
+from tasks.settings import Settings
 
 
 def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[str, Any]:

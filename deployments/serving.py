@@ -6,12 +6,13 @@ import threading
 
 import psutil
 
+from tasks.doors import open_ledger, open_store
 from tasks.endpoints.agent import Agent
 from tasks.endpoints.gateway import run_gateway
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.placement import Device
 from tasks.endpoints.profile import ServingProfile
-from tasks.settings import LAUNCHER, Settings, open_ledger, open_store
+from tasks.settings import LAUNCHER, Settings
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

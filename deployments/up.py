@@ -11,15 +11,16 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import NamedTuple
 
 from deployments.supervisor import Child, Supervisor, require_free
 from tasks.domain.catalog import load_catalog
 from tasks.domain.errors import DiskFull, InputError, ServingMissing
+from tasks.doors import open_ledger, open_store
 from tasks.harness.suite import known_benchmarks
-from tasks.settings import LAUNCHER, Settings, open_ledger
+from tasks.settings import LAUNCHER, Settings
 
 Say = Callable[[str], None]
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -107,20 +108,25 @@ def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Itera
         freed = open_ledger().expire_claims_of()
         if freed:
             say(f"{len(freed)} job(s) were under way when the last run ended; the watch takes them up again")
-        early = [*([hub] if hub else []), *servers(settings, environment)]
+        open_store().sweep_scratch(timedelta(days=1))
+        # Only a worker has to do with the Hub, so only a worker gets the token.
+        early = [*([hub] if hub else []), *servers(settings, {**environment, "EMPELT_HUB_TOKEN": "", "HF_TOKEN": ""})]
         for child in early:
             supervisor.start(child)
         for child in early:
             supervisor.wait_ready(child)
             say(f"{child.name} is ready ({time.monotonic() - began:.0f} s)")
-        from deployments.registry import register  # imports Prefect: 2 s, and only now is there a server to talk to
+        from deployments.registry import (  # imports Prefect: 2 s, and only now is there a server to talk to
+            crash_stray_runs,
+            register,
+        )
 
+        if crashed := crash_stray_runs(settings):
+            say(f"{crashed} flow run(s) of the last run are marked as crashed")
         registered = register(settings, version("empelt"))
-        if registered.crashed:
-            say(f"{registered.crashed} flow run(s) of the last run are marked as crashed")
         for child in workers(environment):
             supervisor.start(child)
-        say(f"{len(registered.deployments)} deployments, 2 workers ({time.monotonic() - began:.0f} s)")
+        say(f"{len(registered)} deployments, 2 workers ({time.monotonic() - began:.0f} s)")
         yield Installation(supervisor, environment, time.monotonic() - began)
 
 
@@ -156,8 +162,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 *(str(settings.serving_python), str(LAUNCHER), "--die-with-parent"),
                 *("--socket", str(launcher_socket), "--logs", str(settings.logs)),
             ],
-            # It reads local files only: no token is its business.
-            {**environment, "HF_TOKEN": "", "EMPELT_HUB_TOKEN": "", "HF_HUB_OFFLINE": "1"},
+            {**environment, "HF_HUB_OFFLINE": "1"},
             is_ready=launcher_socket.exists,
             ready_seconds=300,
             grace_seconds=30,

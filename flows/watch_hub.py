@@ -4,10 +4,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from tasks.doors import open_catalog
 from tasks.hub import find_releases
-from tasks.ledger import alone
-from tasks.plan import dispatch, plan_due, report_plan
-from tasks.settings import open_catalog, settings
+from tasks.ledger import WATCH, alone
+from tasks.plan import dispatch, plan_due, report_plan, room
 
 
 @flow(name="watch-hub", flow_run_name="watch", log_prints=False)
@@ -18,13 +18,13 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         full_rescan: look at every release again, also at those whose revision has been seen.
         dry_run: plan and show, dispatch nothing.
     """
-    with alone("watch-hub") as mine:
+    with alone(WATCH) as mine:
         if not mine:
             return Completed(name="Skipped", message="another watch is under way")
         rows = [
             row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))
         ]
-        due = [row for row in rows if row.standing == "due"][: settings().window]
+        due = [row for row in rows if row.standing == "due"][: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
         report_plan(rows, dispatched)
         if dispatched:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,13 @@ from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import eval_key
 from tasks.domain.lineage import parent_roles
 from tasks.domain.models import Artifact, Digest, Evaluation
+from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
 from tasks.harness.child import measure
 from tasks.harness.facts import facts_of
 from tasks.harness.suite import lm_eval_version, suite_digest
 from tasks.runs import is_transient
-from tasks.settings import open_catalog, open_ledger, open_store, settings
+from tasks.settings import settings
 from tasks.stage import REFERENCE, staged
 
 
@@ -35,16 +37,16 @@ def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str]) -> Evalu
     if known := ledger.evaluation(key):
         logger.info("%s was measured before (eval_key %s)", label, key[:12])
         return known
-    out = open_store().scratch(f"eval-{key[:12]}") / f"{uuid4()}.json"
+    scratch = open_store().scratch(f"eval-{key[:12]}-{uuid4().hex[:8]}")
     measured = measure(
         base_url=f"{ready.base_url}/v1",
         model=ready.model,
         folder=Path(artifact.folder),
         benchmarks=benchmarks,
-        out=out,
+        out=scratch / "result.json",
         deadline_seconds=settings().evaluate_deadline_seconds,
     )
-    out.unlink()
+    shutil.rmtree(scratch)
     found = Evaluation(eval_key=key, artifact_digest=ready.digest, scores=measured.scores, facts=facts)
     try:
         ledger.record_evaluation(found)

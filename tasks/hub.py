@@ -1,5 +1,6 @@
 """Prefect tasks that face the Hub: what is new, what went into it, and getting it here verified."""
 
+import shutil
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -9,9 +10,10 @@ from prefect.logging import get_run_logger
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
+from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.jobs import admit
 from tasks.runs import HUB
-from tasks.settings import open_catalog, open_ledger, open_source, open_store, settings
+from tasks.settings import settings
 from tasks.sources.detection import instruct_releases, settled
 
 
@@ -54,9 +56,11 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
     if store.has(digest):
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
-    into = store.scratch(f"fetch-{digest[:12]}-{uuid4().hex[:8]}") / "model"
+    scratch = store.scratch(f"fetch-{digest[:12]}-{uuid4().hex[:8]}")
+    into = scratch / "model"
     files = open_source().fetch(ref, into)
     artifact = store.adopt(into)
+    shutil.rmtree(scratch)
     if artifact.digest != digest:
         raise ModelRefused(f"{ref}: content digest {artifact.digest} arrived, {digest} was announced")
     open_ledger().record_fetched(ref, digest)

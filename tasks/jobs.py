@@ -10,8 +10,8 @@ from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job, run_name
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Digest, ModelRef, Release
+from tasks.doors import open_catalog, open_ledger, open_source
 from tasks.runs import HUB
-from tasks.settings import open_catalog, open_ledger, open_source
 from tasks.sources.digest import remote_digest
 from tasks.sources.preflight import preflight
 from tasks.sources.protocol import RepoState

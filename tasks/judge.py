@@ -13,7 +13,8 @@ from tasks.domain.models import Evaluation
 from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows
 from tasks.domain.verdict import Verdict, judge
-from tasks.settings import open_catalog, open_ledger
+from tasks.doors import open_catalog, open_ledger
+from tasks.settings import settings
 
 
 @task(name="judge", task_run_name="judge {job.name}", cache_policy=NO_CACHE)
@@ -55,6 +56,12 @@ def verdict_name(job: Job, verdict: Verdict) -> tuple[str, JobOutcome]:
 def explain(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:
     """The decision page: why, scores, lineage, recipe, and the command that takes it back."""
     page = decision_page(
-        job, verdict, ended=ended, digest=candidate.digest, generation=generation, serving=candidate.serving
+        job,
+        verdict,
+        ended=ended,
+        digest=candidate.digest,
+        generation=generation,
+        serving=candidate.serving,
+        prefix=settings().command_prefix,
     )
     create_markdown_artifact(page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}")

@@ -13,9 +13,11 @@ from tasks.domain.errors import InputError
 from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, JobOutcome
-from tasks.settings import open_ledger, settings
+from tasks.doors import open_ledger
+from tasks.settings import settings
 
-LOST = "another attempt holds this job now"
+WATCH = "watch-hub"
+"""The claim that keeps two watches apart."""
 
 
 class Held:
@@ -92,6 +94,8 @@ def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
 def end_job(job: Job, outcome: JobOutcome, reason: str, digest: Digest | None) -> None:
     """Append how the job ended. The watch does not dispatch a job that has ended well or was refused."""
     run_id = flow_run.get_id()
+    if outcome == "held":
+        open_ledger().record_hold(job.key, f"{job.name}: {reason}")
     open_ledger().record_job_end(
         job.key, outcome, reason, artifact_digest=digest, flow_run_id=str(run_id) if run_id else None
     )

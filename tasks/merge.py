@@ -1,6 +1,7 @@
 """Prefect tasks that make a merge happen: on the gpu pool, in a child process, with its progress in the UI."""
 
 import json
+import shutil
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -13,8 +14,9 @@ from tasks.child import Event, run_child
 from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
+from tasks.doors import open_ledger, open_store
 from tasks.runs import is_transient, start_run
-from tasks.settings import open_ledger, open_store, settings
+from tasks.settings import settings
 
 
 @task(name="merge", task_run_name="merge {job.name}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient)
@@ -59,6 +61,7 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
         on_event=lambda event: _show(progress, event),
     )
     artifact = store.adopt(scratch / "out")
+    shutil.rmtree(scratch)
     open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=float(report.get("seconds", 0.0)))
     logger.info(
         "merged %s: artifact %s, %d bytes in %.2f s, peak %d MiB",

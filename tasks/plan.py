@@ -6,11 +6,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.domain.due import JobStanding, PlanRow, plan_target
+from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
 from tasks.domain.models import Digest, Release
+from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job
+from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
-from tasks.settings import open_catalog, open_ledger, settings
+from tasks.settings import settings
 
 
 @task(name="plan-due", task_run_name="plan {family_name}", **HUB)
@@ -19,7 +22,15 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     family, ledger = open_catalog().family(family_name), open_ledger()
     rows: list[PlanRow] = []
     for name, target in family.targets.items():
-        keys = {release.content_digest: build_job(family, name, release).key for release in releases}
+        key = f"target:{family_name}/{name}"
+        try:
+            keys = {release.content_digest: build_job(family, name, release).key for release in releases}
+        except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
+            ledger.record_hold(key, str(refusal))
+            get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
+            continue
+        if any(hold.key == key for hold in ledger.holds()):
+            ledger.release_hold(key, "its models are there again")
         live = ledger.channel(target.channel)
         since = next((r.released_at for r in releases if live is not None and r.ref == live.release), None)
         rows += plan_target(
@@ -38,8 +49,6 @@ def standing(key: Digest) -> JobStanding:
     """What the ledger knows about a job."""
     ledger = open_ledger()
     end = ledger.job_end(key)
-    if end is not None and end.outcome == "held":
-        return JobStanding(standing="held", reason=end.reason)
     if end is not None and end.outcome in ("published", "rejected", "kept"):
         return JobStanding(standing=end.outcome, reason=end.reason)
     if hold := next((h for h in ledger.holds() if h.key == key), None):
@@ -50,6 +59,12 @@ def standing(key: Digest) -> JobStanding:
         why = end.reason if end else "no attempt came to an end"
         return JobStanding(standing="exhausted", reason=f"{made} attempts: {why}")
     return JobStanding(standing="open")
+
+
+def room() -> int:
+    """How many more jobs may be under way on this installation."""
+    under_way = sum(1 for claim in open_ledger().live_claims() if claim.job_key != WATCH)
+    return max(0, settings().window - under_way)
 
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)

@@ -10,7 +10,8 @@ from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.report import channel_page
-from tasks.settings import open_endpoint, open_ledger, settings
+from tasks.doors import open_endpoint, open_ledger
+from tasks.settings import settings
 
 
 @task(name="switch", task_run_name="switch {request.channel}", cache_policy=NO_CACHE)
@@ -75,7 +76,9 @@ def announce(state: ChannelState, reason: str) -> None:
     before = next(
         (p.release for p in open_ledger().promotions(state.channel) if p.artifact_digest == state.previous_digest), None
     )
-    page = channel_page(state, endpoint=settings().gateway_url, reason=reason, previous=before)
+    page = channel_page(
+        state, endpoint=settings().gateway_url, reason=reason, previous=before, prefix=settings().command_prefix
+    )
     what = f"{state.channel}: {state.release}, generation {state.generation}"
     create_markdown_artifact(page, key=f"channel-{state.channel}", description=what)
     create_link_artifact(

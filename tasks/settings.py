@@ -1,21 +1,14 @@
-"""Where everything is on this host, from EMPELT_* variables; and the doors to the rooms, opened from those settings.
+"""Where everything is on this host, from EMPELT_* variables.
 
 Flow runs are processes of their own: a worker passes its environment on, so the same variables reach every run.
 """
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-if TYPE_CHECKING:
-    from tasks.domain.catalog import Catalog
-    from tasks.endpoints.protocol import Endpoint
-    from tasks.sources.hub import HubSource
-    from tasks.store.artifacts import ArtifactStore
-    from tasks.store.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
@@ -38,6 +31,8 @@ class Settings(BaseSettings):
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
+    prefect_host: str = "127.0.0.1"
+    """Where the Prefect server answers; `empelt up` starts it on loopback."""
     prefect_port: int = 4200
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
@@ -50,8 +45,9 @@ class Settings(BaseSettings):
     timezone: str = "Europe/Madrid"
     settle_seconds: int = Field(default=3600, ge=0)
     """A release is left alone until its repository has been still for this long: labs push in several commits."""
-    window: int = Field(default=4, ge=1)
-    """At most so many jobs are dispatched by one watch: a worker's poll returns 200 runs (PrefectHQ/prefect#19403)."""
+    window: int = Field(default=1, ge=1)
+    """At most so many jobs are under way at once. Each holds up to two instances beside what is live: its candidate,
+    and a parent that was never measured. More jobs than instances fit for would wait for each other."""
     lease_seconds: int = Field(default=45, ge=10)
     """A job whose flow run has not renewed its claim for this long is given to another attempt."""
     pending_seconds: int = Field(default=300, ge=30)
@@ -98,9 +94,14 @@ class Settings(BaseSettings):
         return f"http://{self.gateway_host}:{self.gateway_port}"
 
     @property
+    def command_prefix(self) -> str:
+        """What a command line must begin with to mean this installation; "" for the one in the working folder."""
+        return "" if self.home == Path.cwd() / ".empelt" else f"EMPELT_HOME={self.home} "
+
+    @property
     def prefect_url(self) -> str:
         """Address of the Prefect UI; its API is below ``/api``."""
-        return f"http://127.0.0.1:{self.prefect_port}"
+        return f"http://{self.prefect_host}:{self.prefect_port}"
 
     @property
     def family_names(self) -> tuple[str, ...]:
@@ -112,50 +113,3 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """This process's settings, read once."""
     return Settings()
-
-
-@lru_cache
-def open_catalog() -> "Catalog":
-    """The catalog of the families that run here."""
-    from tasks.domain.catalog import load_catalog
-    from tasks.harness.suite import known_benchmarks
-
-    return load_catalog(settings().catalog, settings().family_names, known=known_benchmarks())
-
-
-@lru_cache
-def open_ledger() -> "Ledger":
-    """The ledger, its schema brought up to date."""
-    from tasks.store.ledger import Ledger
-
-    settings().home.mkdir(parents=True, exist_ok=True)
-    return Ledger.open(settings().ledger)
-
-
-@lru_cache
-def open_store() -> "ArtifactStore":
-    """The artifact store of this host."""
-    from tasks.store.artifacts import ArtifactStore
-
-    return ArtifactStore(settings().store)
-
-
-@lru_cache
-def open_endpoint(family: str = "") -> "Endpoint":
-    """The serving target, reached through the ledger and the gateway; it stages as ``family`` says in the catalog."""
-    from tasks.endpoints.profile import ServingProfile
-    from tasks.endpoints.table import ENDPOINTS
-
-    chosen = settings()
-    wanted = open_catalog().family(family).serving.model_dump() if family else {}
-    profile = ServingProfile(**wanted, device=chosen.device)
-    return ENDPOINTS["local"](open_ledger(), gateway=chosen.gateway_url, profile=profile)
-
-
-@lru_cache
-def open_source() -> "HubSource":
-    """The Hub that releases are watched on."""
-    from tasks.sources.hub import HubSource
-
-    token = settings().hub_token
-    return HubSource(settings().hub_endpoint, token.get_secret_value() if token else None)

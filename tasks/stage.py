@@ -8,8 +8,9 @@ from prefect.runtime import flow_run
 
 from tasks.domain.models import Digest, ModelRef
 from tasks.domain.records import Wanted
+from tasks.doors import open_endpoint, open_store
 from tasks.endpoints.protocol import Ready
-from tasks.settings import open_endpoint, open_store, settings
+from tasks.settings import settings
 
 REFERENCE = "reference"
 """Channel name under which parents are staged; nothing is ever promoted to it."""

@@ -157,7 +157,7 @@ def test_the_changelog_begins_with_the_version_of_the_project():
     assert newest[1] == version[1]
 
 
-# --- containers: what can be read, since nothing of it was ever run ------------------------------------------------------
+# --- containers: what can be read, since nothing of it was ever run ---------------------------------------------------
 
 
 @pytest.mark.parametrize("service", COMPOSE["services"])

@@ -1,7 +1,7 @@
 """The keys that decide what is due. A thing is due when its key has no fact in the ledger.
 
 Shas and the engine's version are recorded beside a fact but are not part of its key: a new commit with the same files,
-or a faster engine, makes nothing due (DESIGN of record: ARCHITECTURE.md, "Identity").
+or a faster engine, makes nothing due (ARCHITECTURE.md, "Identity").
 """
 
 from collections.abc import Mapping

@@ -39,9 +39,26 @@ def number(value: float | None, stderr: float | None = None) -> str:
 
 
 def decision_page(
-    job: Job, verdict: Verdict, *, ended: str, digest: str, generation: int | None, serving: Mapping[str, str]
+    job: Job,
+    verdict: Verdict,
+    *,
+    ended: str,
+    digest: str,
+    generation: int | None,
+    serving: Mapping[str, str],
+    prefix: str = "",
 ) -> str:
-    """Why a candidate was published or not: the page that is opened first when somebody asks."""
+    """Why a candidate was published or not: the page that is opened first when somebody asks.
+
+    Args:
+        job: what was asked for.
+        verdict: of its gate.
+        ended: how the run ended, in a word.
+        digest: of the merged artifact.
+        generation: of the channel, if it was published.
+        serving: image, flags and device class that it was measured on.
+        prefix: of commands that should mean this installation (``EMPELT_HOME=... ``).
+    """
     lines = [f"# {job.name}: {ended}", ""]
     if generation is not None:
         lines += [f"Channel **`{job.channel}`** serves it as generation **{generation}**.", ""]
@@ -78,7 +95,7 @@ def decision_page(
         "## Take it back",
         "",
         "```",
-        f"empelt rollback {job.channel}",
+        f"{prefix}empelt rollback {job.channel}",
         "```",
         "",
         f"job `{job.key[:12]}` · merge `{job.merge_key[:12]}` · gate `{verdict.gate}` `{verdict.gate_digest[:12]}`",
@@ -86,7 +103,9 @@ def decision_page(
     return "\n".join(lines)
 
 
-def channel_page(state: ChannelState, *, endpoint: str, reason: str, previous: ModelRef | None) -> str:
+def channel_page(
+    state: ChannelState, *, endpoint: str, reason: str, previous: ModelRef | None, prefix: str = ""
+) -> str:
     """What a channel serves now, and how to change that."""
     back = (
         f"`{state.previous_digest[:12]}`" + (f" ({previous})" if previous else "")
@@ -106,7 +125,7 @@ def channel_page(state: ChannelState, *, endpoint: str, reason: str, previous: M
             "```",
             f"curl {endpoint}/v1/chat/completions -H 'content-type: application/json' \\",
             f'  -d \'{{"model": "{state.channel}", "messages": [{{"role": "user", "content": "Kaixo"}}]}}\'',
-            f"empelt rollback {state.channel}",
+            f"{prefix}empelt rollback {state.channel}",
             "```",
         ]
     )

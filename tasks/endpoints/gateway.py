@@ -155,7 +155,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         raise AddressInUse(
             f"port {port} on {host} cannot be used by the gateway: {error.strerror}. "
-            "Stop what listens there, or choose another port with --port."
+            "Stop what listens there, or choose another port."
         ) from error
     return bound
 

@@ -169,13 +169,15 @@ class LauncherProcess:
         Raises:
             ServingMissing: the environment or the script is not there.
         """
+        if self.supervised:
+            return
         missing = [str(path) for path in (self.python, self.script) if not path.exists()]
         if missing:
             raise ServingMissing(
                 "the serving environment is not installed. Run `make setup`, then try again.",
                 problems=[f"missing: {path}" for path in missing],
             )
-        if self.supervised or time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before:
             return
         if self._started is not None:
             code = self._started.poll()

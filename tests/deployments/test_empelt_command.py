@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -95,10 +94,10 @@ def make_ledger(home: Path) -> ChannelState:
         ledger.record_verdict(
             verdict_key(artifact="c" * 64, gate=gate.digest(), references={}),
             "a" * 64,
-            "llama-tiny",
-            "eu",
             verdict.outcome,
             verdict.model_dump(mode="json"),
+            family="llama-tiny",
+            target="eu",
         )
         old = ModelRef(repo_id="lab/instruct-v1", revision="0" * 40)
         common = {"target": "eu", "family": "llama-tiny"}
@@ -333,8 +332,7 @@ def test_a_base_with_another_vocabulary_is_refused_and_nothing_is_written(
     write_model(tmp_path / "wrong", 9, words=9)
     config.write_text(config.read_text().replace(str(tmp_path / "eu"), str(tmp_path / "wrong")))
     told = refused(empelt("merge", config, tmp_path / "out", "--json"))
-    assert "wrong" in told
-    assert "vocab" in told.lower() or "token" in told.lower()
+    assert "VocabularyMismatch: the tokenizer of tuned base eu is not the instruct model's: 8 of 8 ids differ" in told
     assert nothing_written(tmp_path)
 
 
@@ -354,17 +352,3 @@ def test_up_with_an_unknown_family_is_refused_with_the_known(empelt: Run, home: 
     assert "['llama-huge']" in told
     assert "'llama-tiny'" in told
     assert not home.exists()
-
-
-def test_ctrl_c_ends_the_command_with_130(environment: dict[str, str], config: Path, tmp_path: Path) -> None:
-    # The gateway is the simplest command that stays; it reads a file and needs nothing else.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deployments", "gateway"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "running on" in line or "startup complete" in line.lower():
-            break
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode in (0, 130, -signal.SIGINT)

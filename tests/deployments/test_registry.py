@@ -44,8 +44,7 @@ def found(client: "SyncPrefectClient", settings: Settings) -> "dict[str, Deploym
     from deployments.registry import register
 
     for version in ("1", "2"):
-        registered = register(settings, version)
-        assert sorted(registered.deployments) == sorted(NAMES)
+        assert sorted(register(settings, version)) == sorted(NAMES)
     stored = client.read_deployments(limit=200)
     flows = {d.flow_id: client.read_flow(d.flow_id).name for d in stored}
     names = [f"{flows[d.flow_id]}/{d.name}" for d in stored]
@@ -115,7 +114,7 @@ def test_a_changed_interval_replaces_the_old_one(
 
 
 def test_runs_of_a_server_that_died_are_crashed_and_runs_to_come_are_kept(
-    client: "SyncPrefectClient", found: "dict[str, DeploymentResponse]"
+    client: "SyncPrefectClient", found: "dict[str, DeploymentResponse]", settings: Settings
 ) -> None:
     from prefect.states import Cancelling, Completed, Pending, Running, Scheduled
 
@@ -130,7 +129,7 @@ def test_runs_of_a_server_that_died_are_crashed_and_runs_to_come_are_kept(
     client.set_flow_run_state(runs["Cancelling"].id, Running(), force=True)  # else the server cancels it at once
     for name, state in states.items():
         client.set_flow_run_state(runs[name].id, state, force=True)
-    assert crash_stray_runs(client) == 3
+    assert crash_stray_runs(settings) == 3
     after = {}
     for name, run in runs.items():
         state = client.read_flow_run(run.id).state
@@ -146,4 +145,4 @@ def test_runs_of_a_server_that_died_are_crashed_and_runs_to_come_are_kept(
     crashed = client.read_flow_run(runs["Running"].id).state
     assert crashed is not None
     assert crashed.message == "ended together with `empelt up`"
-    assert crash_stray_runs(client) == 0
+    assert crash_stray_runs(settings) == 0

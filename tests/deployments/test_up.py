@@ -12,7 +12,8 @@ import pytest
 
 from deployments.up import bring_up, check, environment_of
 from tasks.domain.errors import AddressInUse, CatalogError, DiskFull, InputError, PipelineError, ServingMissing
-from tasks.settings import Settings, open_catalog, open_ledger, settings
+from tasks.doors import open_catalog, open_ledger
+from tasks.settings import Settings, settings
 
 TOKEN = "hf_a-secret-that-must-not-be-seen"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks import settings as doors
+from tasks import doors
 from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ModelRef
 from tasks.publish import choose_previous, confirm_visible, switch_channel
+from tasks.settings import settings
 
 V1 = ModelRef(repo_id="demo/instruct-v1", revision="1" * 40)
 V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
@@ -22,7 +23,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """A ledger and nothing else: no agent, no gateway."""
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
     monkeypatch.setenv("EMPELT_VISIBLE_DEADLINE_SECONDS", "1")
-    doors_cached = (doors.settings, doors.open_ledger, doors.open_endpoint)
+    doors_cached = (settings, doors.open_ledger, doors.open_endpoint)
     for door in doors_cached:
         door.cache_clear()
     with disable_run_logger():

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks import settings as doors
+from tasks import doors
 from tasks.domain.errors import DiskFull, HubUnavailable, InputError, ModelRefused
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.hub import fetch_model, find_releases
 from tasks.jobs import open_job
+from tasks.settings import settings
 from tests.local_hub.hub_fixtures import RunningHub, run_hub
 
 ROOT = Path(__file__).parents[2]
@@ -40,19 +41,19 @@ def live(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     values = {"HOME": str(tmp_path), "FAMILIES": "llama-tiny", "HUB_ENDPOINT": hub.endpoint, "SETTLE_SECONDS": "0"}
     for name, value in values.items():
         monkeypatch.setenv(f"EMPELT_{name}", value)
-    cached = (doors.settings, doors.open_catalog, doors.open_ledger, doors.open_store, doors.open_source)
+    cached = (settings, doors.open_catalog, doors.open_ledger, doors.open_store, doors.open_source)
     for door in cached:
         door.cache_clear()
     names = {"digest": "a" * 64, "release": LIVE, "target": "eu", "family": "llama-tiny", "reason": "test"}
     state = doors.open_ledger().switch_channel("eu", expected_generation=0, **names)
-    doors.settings().routes.parent.mkdir(parents=True, exist_ok=True)
-    doors.settings().routes.write_text('{"serial": 7}')
+    settings().routes.parent.mkdir(parents=True, exist_ok=True)
+    settings().routes.write_text('{"serial": 7}')
     before = doors.open_store().digests()
     with disable_run_logger():
         yield state
     assert doors.open_ledger().channel("eu") == state
     assert len(doors.open_ledger().promotions("eu")) == 1
-    assert doors.settings().routes.read_text() == '{"serial": 7}'
+    assert settings().routes.read_text() == '{"serial": 7}'
     assert doors.open_store().digests() == before
     doors.open_ledger().close()
     for door in cached:
@@ -148,8 +149,8 @@ def test_files_that_are_not_what_the_hub_announced_are_refused(hub: RunningHub, 
     assert not doors.open_store().has("b" * 64)
     doors.open_store()  # what did arrive is a healthy model of another digest: it may stay, nothing points at it
     for digest in doors.open_store().digests():
-        shutil.rmtree(doors.settings().store / "artifacts" / digest, ignore_errors=True)
-        (doors.settings().store / "manifests" / f"{digest}.json").unlink(missing_ok=True)
+        shutil.rmtree(settings().store / "artifacts" / digest, ignore_errors=True)
+        (settings().store / "manifests" / f"{digest}.json").unlink(missing_ok=True)
 
 
 def test_a_full_disk_is_a_wait_with_both_figures(
@@ -162,12 +163,12 @@ def test_a_full_disk_is_a_wait_with_both_figures(
     with pytest.raises(DiskFull) as wait:
         fetch_model.fn("instruct", ref, release.content_digest)
     assert "123" in str(wait.value)
-    assert not list((doors.settings().store).rglob("*.safetensors"))
+    assert not list((settings().store).rglob("*.safetensors"))
 
 
 def test_a_hub_that_is_down_is_transient(live: ChannelState, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMPELT_HUB_ENDPOINT", "http://127.0.0.1:9")
-    doors.settings.cache_clear()
+    settings.cache_clear()
     doors.open_source.cache_clear()
     with pytest.raises(HubUnavailable, match=r"127\.0\.0\.1:9"):
         find_releases.fn("llama-tiny")

@@ -1,0 +1,60 @@
+"""The doors to the rooms, opened from this process's settings; each once: a run has one ledger and one store."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from tasks.domain.catalog import Catalog
+    from tasks.endpoints.protocol import Endpoint
+    from tasks.sources.hub import HubSource
+    from tasks.store.artifacts import ArtifactStore
+    from tasks.store.ledger import Ledger
+
+
+@lru_cache
+def open_catalog() -> "Catalog":
+    """The catalog of the families that run here."""
+    from tasks.domain.catalog import load_catalog
+    from tasks.harness.suite import known_benchmarks
+
+    return load_catalog(settings().catalog, settings().family_names, known=known_benchmarks())
+
+
+@lru_cache
+def open_ledger() -> "Ledger":
+    """The ledger, its schema brought up to date."""
+    from tasks.store.ledger import Ledger
+
+    settings().home.mkdir(parents=True, exist_ok=True)
+    return Ledger.open(settings().ledger)
+
+
+@lru_cache
+def open_store() -> "ArtifactStore":
+    """The artifact store of this host."""
+    from tasks.store.artifacts import ArtifactStore
+
+    return ArtifactStore(settings().store)
+
+
+@lru_cache
+def open_endpoint(family: str = "") -> "Endpoint":
+    """The serving target, reached through the ledger and the gateway; it stages as ``family`` says in the catalog."""
+    from tasks.endpoints.profile import ServingProfile
+    from tasks.endpoints.table import ENDPOINTS
+
+    chosen = settings()
+    wanted = open_catalog().family(family).serving.model_dump() if family else {}
+    profile = ServingProfile(**wanted, device=chosen.device)
+    return ENDPOINTS["local"](open_ledger(), gateway=chosen.gateway_url, profile=profile)
+
+
+@lru_cache
+def open_source() -> "HubSource":
+    """The Hub that releases are watched on."""
+    from tasks.sources.hub import HubSource
+
+    token = settings().hub_token
+    return HubSource(settings().hub_endpoint, token.get_secret_value() if token else None)
