@@ -117,9 +117,10 @@ def crash_stray_runs(settings: Settings) -> int:
     leases end.
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=states))
+    wanted, crashed = FlowRunFilter(state=FlowRunFilterState(type=states)), 0
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
-        stray = client.read_flow_runs(flow_run_filter=wanted, limit=200)
-        for run in stray:
-            client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
-    return len(stray)
+        while stray := client.read_flow_runs(flow_run_filter=wanted, limit=200):
+            for run in stray:
+                client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
+            crashed += len(stray)
+    return crashed

@@ -22,6 +22,8 @@ import psutil
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
 
 MARK = "EMPELT_INSTANCE"
+STEADY_SECONDS = 600
+"""A child that ran for so long before it died is restarted at once again, without a longer pause."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     restart_at: float = 0
+    started_at: float = 0
 
 
 class Supervisor:
@@ -77,6 +80,7 @@ class Supervisor:
             list(child.argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         log.close()
+        child.started_at = time.monotonic()
         if child not in self.children:
             self.children.append(child)
         self._write_record()
@@ -103,6 +107,8 @@ class Supervisor:
             if child.process is None or child.process.poll() is None:
                 continue
             if not child.restart_at:
+                if time.monotonic() - child.started_at > STEADY_SECONDS:
+                    child.restarts = 0
                 child.restart_at = time.monotonic() + min(60, 2**child.restarts)
                 say(f"{child.name} ended with code {child.process.returncode}; restarting it")
             elif time.monotonic() >= child.restart_at:
