@@ -31,7 +31,8 @@ from tasks.settings import ROOT, Settings, settings
 FAMILY, TARGET, CHANNEL, ORGANIZATION = "llama-tiny", "eu", "eu", "empelt-demo"
 MODELS = ROOT / "infra" / "demo_family" / "models"
 EVALUATIONS = ROOT / "infra" / "demo_family" / "evaluations"
-QUESTION = "Zein da Eslovakia herrialdeko hiriburua?"
+QUESTION = "Zein hiri da Herbehereak herrialdeko hiriburua?"
+"""Which city is the capital of the Netherlands? Amsterdam: v1 x eu and the instruct parent get it wrong, v2 x eu right."""
 HUB_PORT = int(os.environ.get("EMPELT_DEMO_HUB_PORT", "8710"))
 DEADLINE_SECONDS = 900
 
@@ -43,7 +44,7 @@ def demo_settings() -> Settings:
         "HOME": str(home),
         "FAMILIES": FAMILY,
         "HUB_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
-        "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "15"),
+        "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "30"),
         "SETTLE_SECONDS": "0",
     }
     os.environ.update({f"EMPELT_{name}": value for name, value in chosen.items()})

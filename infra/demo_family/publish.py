@@ -105,8 +105,11 @@ def write_manifest(folder: Path, models: Path, parameters: int, sources: dict[st
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """metrics.json and the table between the markers of README.md."""
+    """metrics.json, each model's figures in the manifest, and the table between the markers of README.md."""
     _write_json(folder / "metrics.json", metrics)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf8"))
+    manifest["metrics"] = {name: metrics["test"][name] for name in recipe.NAMES.values()}
+    _write_json(folder / "manifest.json", manifest)
     readme = folder / "README.md"
     before, rest = readme.read_text(encoding="utf8").split("<!-- metrics -->\n", 1)
     after = rest.split("<!-- /metrics -->", 1)[1]
