@@ -38,7 +38,11 @@ def digest_of(folder: Path) -> str:
     lines = []
     for path in sorted(folder.iterdir()):
         name = path.name
-        if name.endswith((".safetensors", ".safetensors.index.json")) or name in MATTERS or name.startswith(MATTERS_START):
+        if (
+            name.endswith((".safetensors", ".safetensors.index.json"))
+            or name in MATTERS
+            or name.startswith(MATTERS_START)
+        ):
             lines.append(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -95,7 +99,9 @@ def check_merge(store: Path, artifact: str, lineage: dict[str, Any]) -> list[str
         value = base + a * (np.float64(parts["instruct"].values(name)[index]) - base)
         for code, weight in b.items():
             parent = parts.get(f"parent:{code}", parts["base"])
-            value += weight * (np.float64(parts[f"tuned:{code}"].values(name)[index]) - np.float64(parent.values(name)[index]))
+            value += weight * (
+                np.float64(parts[f"tuned:{code}"].values(name)[index]) - np.float64(parent.values(name)[index])
+            )
         expected, found = int(rounded(np.array([value]))[0]), int(served.raw(name)[index])
         # float32 sums may fall on the other side of a tie: one unit in the last place is rounding, two are not.
         wrong += expected != found
@@ -103,7 +109,9 @@ def check_merge(store: Path, artifact: str, lineage: dict[str, Any]) -> list[str
         moved += found != int(parts["instruct"].raw(name)[index])
     problems = []
     if far or wrong > 10:
-        problems.append(f"of 1000 sampled elements {wrong} are not the recipe's, {far} by more than one unit in the last place")
+        problems.append(
+            f"of 1000 sampled elements {wrong} are not the recipe's, {far} by more than one unit in the last place"
+        )
     if moved < 100:
         problems.append(f"only {moved} of 1000 sampled elements differ from the instruct parent: nothing was grafted")
     return problems
@@ -147,7 +155,10 @@ def check_gateway(report: dict[str, Any]) -> list[str]:
     answer, headers = ask(f"{report['endpoint']}/chat/completions", body)
     said = answer["choices"][0]["message"]["content"]
     problems = []
-    for name, expected in (("x-empelt-artifact", report["artifact"]), ("x-empelt-generation", str(report["generation"]))):
+    for name, expected in (
+        ("x-empelt-artifact", report["artifact"]),
+        ("x-empelt-generation", str(report["generation"])),
+    ):
         if headers.get(name) != expected:
             problems.append(f"the gateway answers with {name}: {headers.get(name)}, the report says {expected}")
     if said != report["answers"]["after"]:
@@ -171,15 +182,24 @@ def check_prefect(report: dict[str, Any]) -> list[str]:
         problems.append("the job's run was for another revision than the report says")
     runs, _ = ask(
         f"{api}/flow_runs/filter",
-        {"flows": {"name": {"any_": ["watch-hub"]}}, "flow_runs": {"state": {"name": {"any_": ["Dispatched"]}}}, "limit": 200},
+        {
+            "flows": {"name": {"any_": ["watch-hub"]}},
+            "flow_runs": {"state": {"name": {"any_": ["Dispatched"]}}},
+            "limit": 200,
+        },
     )
     dispatched = [
-        r for r in runs
-        if r["auto_scheduled"] and datetime.fromisoformat(r["start_time"]) >= pushed and job["name"] in r["state"]["message"]
+        r
+        for r in runs
+        if r["auto_scheduled"]
+        and datetime.fromisoformat(r["start_time"]) >= pushed
+        and job["name"] in r["state"]["message"]
     ]
     if not dispatched:
         problems.append(f"no run of the schedule that started after the push dispatched {job['name']!r}")
-    tables, _ = ask(f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [report["flow_run"]]}}, "limit": 50})
+    tables, _ = ask(
+        f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [report["flow_run"]]}}, "limit": 50}
+    )
     gate = [json.loads(t["data"]) for t in tables if (t["key"] or "").startswith("gate-")]
     if len(gate) != 1:
         return [*problems, f"{len(gate)} gate tables hang on the job's run; expected one"]
@@ -216,7 +236,12 @@ def main() -> int:
     for name, check in checks.items():
         try:
             problems = check()
-        except (OSError, ValueError, LookupError, AssertionError) as error:  # no answer, or not what it should look like
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            AssertionError,
+        ) as error:  # no answer, or not what it should look like
             problems = [f"{type(error).__name__}: {error}"]
         failed |= bool(problems)
         print(f"{'FAIL' if problems else 'ok  '} {name}")

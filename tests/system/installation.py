@@ -71,7 +71,9 @@ class Installation:
     def is_up(self) -> bool:
         """Whether gateway and Prefect answer."""
         try:
-            return all(ask(url, seconds=5).status == 200 for url in (f"{self.endpoint}/health", f"{self.ui}/api/health"))
+            return all(
+                ask(url, seconds=5).status == 200 for url in (f"{self.endpoint}/health", f"{self.ui}/api/health")
+            )
         except OSError:
             return False
 
@@ -91,13 +93,27 @@ class Installation:
 
     def chat(self, question: str) -> Answer:
         """One question to the channel."""
-        body = {"model": CHANNEL, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
+        body = {
+            "model": CHANNEL,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": 40,
+        }
         return ask(f"{self.endpoint}/v1/chat/completions", body)
 
     def runs(self, flow: str, **more: Any) -> list[dict[str, Any]]:
         """Runs of a flow, the newest first; ``more`` narrows them as Prefect's API has it."""
         wanted = {"flows": {"name": {"any_": [flow]}}, "flow_runs": more, "sort": "START_TIME_DESC", "limit": 200}
         return list(ask(f"{self.ui}/api/flow_runs/filter", wanted).body)
+
+    def run(self, identity: str) -> dict[str, Any]:
+        """One flow run."""
+        return dict(ask(f"{self.ui}/api/flow_runs/{identity}").body)
+
+    def has_running_task(self, run: str, word: str) -> bool:
+        """Whether a task of this run whose name begins with ``word`` is running."""
+        wanted = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        return any(task["name"].startswith(word) for task in ask(f"{self.ui}/api/task_runs/filter", wanted).body)
 
     def artifact(self, key: str) -> dict[str, Any]:
         """The newest artifact with this key."""

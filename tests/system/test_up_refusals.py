@@ -36,7 +36,13 @@ def home(tmp_path: Path) -> Path:
     home.mkdir()
     with Ledger.open(f"sqlite:///{home / 'ledger.db'}") as ledger:
         ledger.switch_channel(
-            "eu", digest="a" * 64, release=RELEASE, target="eu", family="llama-tiny", expected_generation=0, reason="test"
+            "eu",
+            digest="a" * 64,
+            release=RELEASE,
+            target="eu",
+            family="llama-tiny",
+            expected_generation=0,
+            reason="test",
         )
         ledger.claim("b" * 64, owner="run:test", lease_seconds=3600, description={"name": "v1 x eu"})
     return home
