@@ -32,7 +32,7 @@ FAMILY, TARGET, CHANNEL, ORGANIZATION = "llama-tiny", "eu", "eu", "empelt-demo"
 MODELS = ROOT / "infra" / "demo_family" / "models"
 EVALUATIONS = ROOT / "infra" / "demo_family" / "evaluations"
 QUESTION = "Zein hiri da Herbehereak herrialdeko hiriburua?"
-"""Which city is the capital of the Netherlands? v1 x eu and the instruct parent get it wrong, v2 x eu says Amsterdam."""
+"""Which city is the capital of the Netherlands? v1 x eu and the instruct parent are wrong, v2 x eu says Amsterdam."""
 HUB_PORT = int(os.environ.get("EMPELT_DEMO_HUB_PORT", "8710"))
 DEADLINE_SECONDS = 900
 
