@@ -278,7 +278,7 @@ def test_a_busy_port_is_refused_by_its_number(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(AddressInUse, match=f"port {port} on 127.0.0.1 cannot be used.*--port"):
+        with pytest.raises(AddressInUse, match=f"port {port} on 127.0.0.1 cannot be used.*another port"):
             run_gateway(tmp_path / "routes.json", port=port)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tasks.endpoints.launcher_client import LauncherClient
+from tasks.endpoints.profile import ServingProfile
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_server.py")
@@ -115,50 +117,38 @@ def tiny_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def vllm_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real vLLM server of the tiny model, named ``tiny``; about 60 s to start, once for all tests."""
+    """A real vLLM server of the tiny model, named ``tiny``, forked by the launcher: once for all tests."""
     python = Path(os.environ.get("EMPELT_SERVING_PYTHON", ROOT / ".venv-serving/bin/python"))
     if not python.is_file():
         pytest.skip(f"no serving environment at {python}; run `make setup` or set EMPELT_SERVING_PYTHON")
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "server.log"
-    flags = {
-        "--model": tiny_model,
-        "--served-model-name": "tiny",
-        "--dtype": "float32",
-        "--max-model-len": 128,
-        "--max-num-seqs": 32,
-        "--host": "127.0.0.1",
-        "--port": port,
-        "--load-format": "safetensors",
-        "--generation-config": "auto",
-    }
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    command += [str(part) for pair in flags.items() for part in pair]
-    settings = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1"}
+    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
+    place, log = folder / "launcher.sock", folder / "launcher.log"
+    command = [str(python), str(ROOT / "infra/serving/launcher.py"), "--socket", str(place), "--logs", str(folder)]
     with log.open("w") as out:
-        server = subprocess.Popen(
-            command, env={**os.environ, **settings}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        launcher = subprocess.Popen([*command, "--die-with-parent"], stdout=out, stderr=subprocess.STDOUT)
     try:
-        _await_health(f"http://127.0.0.1:{port}/health", server, seconds=240, log=log)
+        client = LauncherClient(place)
+        _await(place.exists, launcher, seconds=240, log=log)
+        flags = ServingProfile(max_model_len=128, max_num_seqs=32, kv_mib=64).flags()
+        request = {"op": "start", "name": "tiny", "model": str(tiny_model), "served_names": ["tiny"], "port": port}
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(place))
+            line.sendall(json.dumps({**request, "flags": list(flags), "env": {}}).encode() + b"\n")
+            told = json.loads(line.makefile().readline())
+        assert told["ok"], told
+        _await(lambda: _healthy(f"http://127.0.0.1:{port}/health"), launcher, seconds=120, log=Path(told["log"]))
         yield f"http://127.0.0.1:{port}/v1"
+        client.shutdown()
     finally:
-        # The group, since VLLM::EngineCore and VLLM::Worker outlive the process that started them.
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        server.wait()
+        launcher.terminate()
+        launcher.wait(30)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=1).status == 200)
+    except OSError:
+        return False
 
 
 Stub = Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]]
@@ -174,7 +164,7 @@ def stub_server(tmp_path: Path) -> Stub:
         with log.open("w") as out:
             server = subprocess.Popen([sys.executable, str(STUB), str(port), fault], stdout=out, stderr=out)
         try:
-            _await_health(f"http://127.0.0.1:{port}/health", server, seconds=30, log=log)
+            _await(lambda: _healthy(f"http://127.0.0.1:{port}/health"), server, seconds=30, log=log)
             yield f"http://127.0.0.1:{port}/v1", server
         finally:
             server.kill()
@@ -183,12 +173,8 @@ def stub_server(tmp_path: Path) -> Stub:
     return start
 
 
-def _await_health(url: str, server: "subprocess.Popen[bytes]", *, seconds: float, log: Path) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"{url} did not come up; {log} ends with:\n{log.read_text()[-3000:]}")
+def _await(done: Callable[[], bool], process: subprocess.Popen[bytes], *, seconds: float, log: Path) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        assert process.poll() is None and time.monotonic() < until, log.read_text("utf-8", "replace")[-3000:]  # noqa: PT018
+        time.sleep(0.2)

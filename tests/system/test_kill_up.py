@@ -75,7 +75,7 @@ class Up:
         chosen = {
             "EMPELT_HUB_ENDPOINT": hub,
             "EMPELT_FAMILIES": FAMILY,
-            "EMPELT_WATCH_INTERVAL_SECONDS": "15",
+            "EMPELT_WATCH_INTERVAL_SECONDS": "30",
             "EMPELT_SETTLE_SECONDS": "0",
         }
         with self.out.open("wb") as out, self.err.open("wb") as err:
@@ -189,7 +189,7 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
     key = interrupted["parameters"]["claim"]["job_key"]
     print(f"{RUN} evaluates {time.monotonic() - pushed:.0f} s after the push")
     old = installation.processes()
-    assert any("prefect.flow_engine" in " ".join(p.cmdline()) or "prefect" in " ".join(p.cmdline()) for p in old)
+    assert len(old) > 8, "server, gateway, launcher, agent, two workers, a flow run, its evaluation"
 
     first.process.kill()
     first.process.wait()
@@ -204,13 +204,13 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
     state = installation.run(interrupted["id"])["state"]
     assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
 
-    until(lambda: ends(home, key), seconds=500, what=f"{RUN!r} to end")
+    until(lambda: ends(home, key), seconds=700, what=f"{RUN!r} to end")
     print(f"{RUN} ended {time.monotonic() - second.began:.0f} s after the second start")
     new = [run for run in installation.runs("remerge-release") if run["id"] not in seen]
-    until(lambda: installation.run(new[0]["id"])["state"]["type"] == "COMPLETED", seconds=60, what="its run to end")
+    until(lambda: installation.run(new[0]["id"])["state"]["type"] == "COMPLETED", seconds=120, what="its run to end")
     ended_at = installation.run(new[0]["id"])["end_time"]
     watched = {"start_time": {"after_": ended_at}, "state": {"type": {"any_": ["COMPLETED"]}}}
-    until(lambda: installation.runs("watch-hub", **watched), seconds=120, what="one more watch")
+    until(lambda: installation.runs("watch-hub", **watched), seconds=240, what="one more watch")
 
     # Once: one attempt crashed and one came to its end, which is on record once; the channel was moved once.
     assert ends(home, key) == ["published"]
@@ -226,9 +226,8 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
     caller.stop()
     assert caller.answers > 5
     assert caller.refusals == []
-    print(
-        f"the channel answered {caller.first:.0f} s after the second start was up, then {caller.answers} of as many times"
-    )
+    assert caller.first is not None
+    print(f"the channel answered {caller.first:.0f} s after that, and {caller.answers} times of {caller.answers}")
 
     ending = time.monotonic()
     second.process.send_signal(signal.SIGINT)
