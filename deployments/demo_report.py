@@ -63,7 +63,7 @@ def demo_report(
             "outcome": verdict.outcome,
             "stronger_than_live": verdict.stronger_than_live,
             "reasons": list(verdict.reasons),
-            "rows": gate_rows(verdict)[:-1],
+            "rows": gate_rows(verdict)[1:],
         },
         "scores": {
             f"{s.benchmark}/{s.metric}": {"value": s.value, "stderr": s.stderr, "n": s.n}

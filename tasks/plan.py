@@ -32,13 +32,15 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
         if any(hold.key == key for hold in ledger.holds()):
             ledger.release_hold(key, "its models are there again")
         live = ledger.channel(target.channel)
-        since = next((r.released_at for r in releases if live is not None and r.ref == live.release), None)
+        served = {promotion.release for promotion in ledger.promotions(target.channel)}
+        newest = max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
         rows += plan_target(
             family=family_name,
             target=name,
             channel=target.channel,
             releases=releases,
-            live_since=since,
+            live_since=newest.released_at if newest else None,
+            rolled_back=newest is not None and live is not None and live.release != newest.ref,
             keys=keys,
             standing_of=standing,
         )

@@ -45,6 +45,7 @@ def plan_target(
     channel: str,
     releases: Sequence[Release],
     live_since: datetime | None,
+    rolled_back: bool = False,
     keys: Mapping[Digest, Digest],
     standing_of: Callable[[Digest], JobStanding],
 ) -> list[PlanRow]:
@@ -55,7 +56,9 @@ def plan_target(
         target: name of the target.
         channel: where the target is served.
         releases: those on record for the family, in any order.
-        live_since: ``released_at`` of the release that is live on the channel, or None if nothing is.
+        live_since: ``released_at`` of the newest release that the channel has ever served, or None if it served none.
+        rolled_back: whether the channel was taken back from that release: then only a newer one is due, whatever else
+            has changed since.
         keys: content digest of a release -> its job_key for this target.
         standing_of: what is known about a job_key.
     """
@@ -74,7 +77,9 @@ def plan_target(
         elif waiting_for is not None:
             standing, reason = "superseded", f"{waiting_for.ref.slug} is newer"
         elif live_since is not None and release.released_at < live_since:
-            standing, reason = "older", f"the live release is of {live_since:%Y-%m-%d %H:%M}"
+            standing, reason = "older", f"the channel has served one of {live_since:%Y-%m-%d %H:%M}"
+        elif rolled_back and release.released_at == live_since:
+            standing, reason = "older", "the channel was rolled back from it"
         else:
             standing, reason, waiting_for = "due", "not merged yet", release
         rows.append(

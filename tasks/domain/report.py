@@ -7,13 +7,19 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.domain.verdict import Verdict
 
+NARROW = "\N{NO-BREAK SPACE}"
 MARK = {True: "pass", False: "FAIL", None: "undecided"}
 
 
 def gate_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """The gate as a table: one row for each check, then the verdict."""
+    """The gate as a table: the verdict, then one row for each check.
+
+    The verdict stands first since the UI shows ten rows, and alone, since a sentence in it pushes columns out of sight.
+    """
     roles = sorted(verdict.parent_digests)
+    columns = ("metric", "score", "n", "limit", *roles, "live")
     rows: list[dict[str, Any]] = []
+    rows.append({"benchmark": "VERDICT", **dict.fromkeys(columns, ""), "verdict": verdict.outcome.upper()})
     for row in verdict.rows:
         rows.append(
             {
@@ -27,15 +33,14 @@ def gate_rows(verdict: Verdict) -> list[dict[str, Any]]:
                 "verdict": MARK[row.ok],
             }
         )
-    rows.append({"benchmark": "VERDICT", "verdict": verdict.outcome.upper(), "limit": " ".join(verdict.reasons)[:400]})
     return rows
 
 
 def number(value: float | None, stderr: float | None = None) -> str:
-    """``0.534 ± 0.028``; a dash for what was not scored."""
+    """``0.534 ± 0.028`` that does not break over lines; a dash for what was not scored."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+    return f"{value:.3f}" if stderr is None else f"{value:.3f}{NARROW}±{NARROW}{stderr:.3f}"
 
 
 def decision_page(

@@ -1,7 +1,7 @@
 """What is due next, by table: each line is one release, newest first, with what the ledger knows of its job."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.domain.due import JobStanding, PlanRow, order_releases, plan_target
-from tasks.domain.models import Digest, Release
+from tasks.domain.models import Digest, ModelRef, Release
 
 NAMES = ("v4", "v3", "v2", "v1")
 """Released on days 4, 3, 2 and 1."""
@@ -74,7 +74,7 @@ def test_a_release_older_than_the_live_one_is_never_due_by_itself(plan: Callable
     # The live one was published under another gate: its job of today is open, but was refused by hand.
     rows = plan(["rejected", "open"], "v2")
     assert [row.standing for row in rows] == ["done", "older"]
-    assert rows[1].reason == "the live release is of 2026-05-03 12:00"
+    assert rows[1].reason == "the channel has served one of 2026-05-03 12:00"
 
 
 def test_the_live_release_itself_is_due_again_when_its_job_is_open(plan: Callable[..., list[PlanRow]]) -> None:
@@ -120,3 +120,35 @@ def test_at_most_one_release_is_due_and_no_newer_one_is_open(
     for k in due:
         assert known[k] == "open"
         assert not {"open", "running", "published", "kept"} & set(known[:k])
+
+
+def test_after_a_rollback_only_a_newer_release_is_due_whatever_else_has_changed() -> None:
+    """The channel was taken back from the newest release; a changed gate has opened every job again."""
+    day = datetime(2026, 5, 3, 12, tzinfo=UTC)
+    releases = [
+        Release(
+            family="f",
+            ref=ModelRef(repo_id=f"lab/v{n}", revision=f"{n}" * 40),
+            content_digest=f"{n}" * 64,
+            released_at=day + timedelta(days=n),
+            seen_at=day,
+        )
+        for n in (1, 2, 3)
+    ]
+    keys = {r.content_digest: "9" * 63 + r.content_digest[0] for r in releases}
+
+    def standings(known: list[Release]) -> list[str]:
+        rows = plan_target(
+            family="f",
+            target="eu",
+            channel="eu",
+            releases=known,
+            live_since=releases[1].released_at,
+            rolled_back=True,
+            keys=keys,
+            standing_of=lambda _: JobStanding(standing="open"),
+        )
+        return [row.standing for row in rows]
+
+    assert standings(releases[:2]) == ["older", "older"]
+    assert standings(releases) == ["due", "superseded", "superseded"]

@@ -47,11 +47,11 @@ def page(job: Job, verdict: Verdict) -> str:
 
 def test_the_gate_is_a_row_for_each_check_and_one_for_the_verdict(verdict: Verdict) -> None:
     rows = gate_rows(verdict)
-    assert [row["benchmark"] for row in rows] == ["eu_mc *", "en_mc", "es_mc", "VERDICT"]
-    assert [row["verdict"] for row in rows] == ["pass", "FAIL", "pass", "REJECTED"]
-    score, error = rows[0].pop("score").split(" ± ")
+    assert [row["benchmark"] for row in rows] == ["VERDICT", "eu_mc *", "en_mc", "es_mc"]
+    assert [row["verdict"] for row in rows] == ["REJECTED", "pass", "FAIL", "pass"]
+    score, error = rows[1].pop("score").split("\u00a0±\u00a0")
     assert (score, round(float(error), 2)) == ("0.600", 0.05)
-    assert rows[0] == {
+    assert rows[1] == {
         "benchmark": "eu_mc *",
         "metric": "acc",
         "n": 100,
@@ -63,7 +63,7 @@ def test_the_gate_is_a_row_for_each_check_and_one_for_the_verdict(verdict: Verdi
 
 
 def test_what_was_not_scored_is_a_dash_and_not_a_number(verdict: Verdict) -> None:
-    _, unscored, no_reference, _ = gate_rows(verdict)
+    _, _, unscored, no_reference = gate_rows(verdict)
     assert (unscored["score"], unscored["live"]) == ("–", "–")
     assert unscored["instruct"] == "0.500"
     assert (no_reference["instruct"], no_reference["live"]) == ("–", "–")

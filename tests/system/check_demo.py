@@ -215,7 +215,7 @@ def check_prefect(report: dict[str, Any]) -> list[str]:
         problems.append(f"the report's verdict is {report['verdict']['outcome']}, Prefect's table says {verdict}")
     for name, score in report["scores"].items():
         row = shown.get(name)
-        if row and row["score"] != f"{score['value']:.3f} ± {score['stderr']:.3f}":
+        if row and row["score"] != f"{score['value']:.3f}\u00a0±\u00a0{score['stderr']:.3f}":
             problems.append(f"{name}: the report's score is {score['value']:.3f}, Prefect's table says {row['score']}")
     return problems
 

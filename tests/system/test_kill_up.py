@@ -227,7 +227,8 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
     assert caller.answers > 5
     assert caller.refusals == []
     assert caller.first is not None
-    print(f"the channel answered {caller.first:.0f} s after that, and {caller.answers} times of {caller.answers}")
+    answered = f"{caller.first:.0f} s after the second start was up, then without a refusal {caller.answers} times"
+    print(f"the channel answered {answered}")
 
     ending = time.monotonic()
     second.process.send_signal(signal.SIGINT)
