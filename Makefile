@@ -13,7 +13,7 @@ demo: setup
 test:
 	@infra/setup.sh --tests
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 4 --dist loadfile
 
 lint:
 	.venv/bin/ruff check .

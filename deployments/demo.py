@@ -44,7 +44,7 @@ def demo_settings() -> Settings:
         "HOME": str(home),
         "FAMILIES": FAMILY,
         "HUB_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
-        "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "30"),
+        "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "20"),
         "SETTLE_SECONDS": "0",
     }
     os.environ.update({f"EMPELT_{name}": value for name, value in chosen.items()})
