@@ -1,0 +1,46 @@
+"""How a run ends by its verdict: the state's name in the UI, and the ledger's word."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import doors
+from tasks.domain.jobs import Job
+from tasks.domain.models import Release
+from tasks.domain.verdict import Verdict
+from tasks.judge import verdict_name
+from tasks.settings import settings
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Job]:
+    family = getattr(request, "param", "llama-tiny")
+    monkeypatch.setenv("EMPELT_FAMILIES", family)
+    for cached in (settings, doors.open_catalog):
+        cached.cache_clear()
+    yield Job.model_construct(release=Release.model_construct(family=family), target="eu")
+    for cached in (settings, doors.open_catalog):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "stronger", "ended"),
+    [
+        ("passed", None, ("Published", "published")),
+        ("passed", True, ("Published", "published")),
+        ("passed", False, ("Kept", "kept")),
+        ("rejected", None, ("Rejected", "rejected")),
+        ("rejected", True, ("Rejected", "rejected")),
+        ("undecided", True, ("Undecided", "held")),
+    ],
+)
+def test_only_what_passed_and_is_not_weaker_is_published(
+    job: Job, outcome: str, stronger: bool | None, ended: tuple[str, str]
+):
+    assert verdict_name(job, Verdict.model_construct(outcome=outcome, stronger_than_live=stronger)) == ended
+
+
+@pytest.mark.parametrize("job", ["qwen3-8b"], indirect=True)
+def test_a_family_that_never_publishes_keeps_what_passed(job: Job):
+    passed = Verdict.model_construct(outcome="passed", stronger_than_live=None)
+    assert verdict_name(job, passed) == ("Passed", "kept")
