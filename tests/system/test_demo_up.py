@@ -62,7 +62,10 @@ def browser() -> Iterator[Any]:
         "playwright.sync_api", reason="playwright is not installed: `make test` installs it"
     )
     if not Path(CHROMIUM).exists():
-        pytest.skip(f"{CHROMIUM} does not exist: `make test` installs it where it may")
+        lack = f"{CHROMIUM} does not exist: `make test` installs it where it may"
+        if os.environ.get("CI"):
+            pytest.fail(lack)  # CI must see the UI
+        pytest.skip(lack)
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
