@@ -192,11 +192,12 @@ def check_prefect(report: dict[str, Any]) -> list[str]:
         r
         for r in runs
         if r["auto_scheduled"]
-        and datetime.fromisoformat(r["start_time"]) >= pushed
+        # A run may be under way while the push lands, and see it: what counts is that it dispatched after the push.
+        and datetime.fromisoformat(r["end_time"]) >= pushed
         and job["name"] in r["state"]["message"]
     ]
     if not dispatched:
-        problems.append(f"no run of the schedule that started after the push dispatched {job['name']!r}")
+        problems.append(f"no run of the schedule that ended after the push dispatched {job['name']!r}")
     tables, _ = ask(
         f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [report["flow_run"]]}}, "limit": 50}
     )
