@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from infra.demo_family.recipe import EOT_ID, IM_END_ID, MODEL, ChatStage, Stage
 from infra.demo_family.streams import ChatExample
@@ -31,10 +31,18 @@ _BETAS = (0.9, 0.95)
 Batch = tuple[torch.Tensor, torch.Tensor]  # input ids, labels (shifted inside the loss)
 
 
-def train_text(source: Path | None, out: Path, stream: np.ndarray, stage: Stage) -> None:
-    """Train on packed text, from scratch (`source` None) or from the model in `source`."""
+def train_text(
+    source: Path | None, out: Path, stream: np.ndarray, stage: Stage, *, config: PreTrainedConfig | None = None
+) -> None:
+    """Train on packed text: from the model in `source`, or from scratch (`source` None) as `config` says.
+
+    Without a `config` the model is the Llama of the recipe.
+    """
     _prepare(stage.seed)
-    model = LlamaForCausalLM(LlamaConfig(**MODEL)) if source is None else _load(source)
+    if source is None:
+        model = AutoModelForCausalLM.from_config(config or LlamaConfig(**MODEL), dtype=torch.float32)
+    else:
+        model = _load(source)
     rng = np.random.default_rng(stage.seed)
     _fit(model, _text_batches(stream, stage, rng), stage.steps, stage.lr, out.name)
     _save(model, out, eos=EOT_ID)
