@@ -42,6 +42,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "EMPELT_HOME": str(settings.home),
         "EMPELT_CATALOG": str(settings.catalog),
         "EMPELT_FAMILIES": settings.families,
+        "EMPELT_TARGETS": settings.targets,
         "EMPELT_LEDGER_URL": settings.ledger,
         "EMPELT_HUB_ENDPOINT": settings.hub_endpoint,
         "EMPELT_GATEWAY_HOST": settings.gateway_host,
@@ -84,7 +85,7 @@ def check(settings: Settings) -> None:
         known = sorted(path.stem for path in settings.catalog.glob("*.yaml"))
         raise InputError(f"no family named: set EMPELT_FAMILIES or pass --families; the catalog has {known}")
     # Not open_catalog(): what --families names is not in our own environment yet.
-    load_catalog(settings.catalog, settings.family_names, known=known_benchmarks())
+    load_catalog(settings.catalog, settings.family_names, known=known_benchmarks()).only(settings.target_names)
     if not settings.serving_python.exists():
         raise ServingMissing(f"no vLLM environment: {settings.serving_python} does not exist; run `make setup`")
     settings.home.mkdir(parents=True, exist_ok=True)

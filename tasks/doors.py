@@ -19,7 +19,8 @@ def open_catalog() -> "Catalog":
     from tasks.domain.catalog import load_catalog
     from tasks.harness.suite import known_benchmarks
 
-    return load_catalog(settings().catalog, settings().family_names, known=known_benchmarks())
+    chosen = settings()
+    return load_catalog(chosen.catalog, chosen.family_names, known=known_benchmarks()).only(chosen.target_names)
 
 
 @lru_cache

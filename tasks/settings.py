@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     catalog: Path = ROOT / "deployments" / "catalog"
     families: str = ""
     """Comma-separated families that run here; they must be named, since each holds a GPU's worth of models."""
+    targets: str = ""
+    """Comma-separated targets that run here; all those of the families if empty."""
     ledger_url: str = ""
     """SQLAlchemy URL; a SQLite file in ``home`` if empty."""
     hub_endpoint: str = "https://huggingface.co"
@@ -107,6 +109,11 @@ class Settings(BaseSettings):
     def family_names(self) -> tuple[str, ...]:
         """The families named in ``families``."""
         return tuple(name.strip() for name in self.families.split(",") if name.strip())
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The targets named in ``targets``."""
+        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
 
 
 @lru_cache

@@ -121,6 +121,26 @@ class Catalog(Noun):
             raise CatalogError(f"unknown target {name!r} of family {family!r}; it has {sorted(targets)}")
         return targets[name]
 
+    def only(self, targets: Collection[str]) -> "Catalog":
+        """The same families with none but these targets; all of them if none is named.
+
+        Raises:
+            CatalogError: if a name is no target of any family, or a family has none of them.
+        """
+        if not targets:
+            return self
+        known = {name for family in self.families.values() for name in family.targets}
+        problems = [f"no family has a target {name!r}; there are {sorted(known)}" for name in targets if name not in known]
+        families = {}
+        for name, family in self.families.items():
+            chosen = {key: target for key, target in family.targets.items() if key in targets}
+            if not chosen:
+                problems.append(f"family {name!r} has none of {sorted(targets)}; it has {sorted(family.targets)}")
+            families[name] = family.model_copy(update={"targets": chosen})
+        if problems:
+            raise CatalogError("the targets asked for were refused (EMPELT_TARGETS)", problems=problems)
+        return self.model_copy(update={"families": families})
+
     def gate_of(self, target: Target) -> Gate:
         """The gate that ``target`` must pass."""
         return self.gates[target.gate]
