@@ -20,7 +20,7 @@ from tasks.domain.catalog import load_catalog
 from tasks.domain.errors import DiskFull, InputError, ServingMissing
 from tasks.doors import open_ledger, open_store
 from tasks.harness.suite import known_benchmarks
-from tasks.settings import LAUNCHER, Settings
+from tasks.settings import LAUNCHER, REMEMBERED, Settings
 
 Say = Callable[[str], None]
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -38,24 +38,18 @@ class Installation(NamedTuple):
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The variables that every child, every worker and every flow run gets."""
-    ours = {
-        "EMPELT_HOME": str(settings.home),
-        "EMPELT_CATALOG": str(settings.catalog),
-        "EMPELT_FAMILIES": settings.families,
-        "EMPELT_TARGETS": settings.targets,
-        "EMPELT_LEDGER_URL": settings.ledger,
-        "EMPELT_HUB_ENDPOINT": settings.hub_endpoint,
-        "EMPELT_GATEWAY_HOST": settings.gateway_host,
-        "EMPELT_GATEWAY_PORT": str(settings.gateway_port),
-        "EMPELT_PREFECT_PORT": str(settings.prefect_port),
-        "EMPELT_SERVING_PYTHON": str(settings.serving_python),
-        "EMPELT_DEVICE": settings.device,
-        "EMPELT_DEVICE_MEMORY_GIB": str(settings.device_memory_gib),
-        "EMPELT_WATCH_INTERVAL_SECONDS": str(settings.watch_interval_seconds),
-        "EMPELT_SETTLE_SECONDS": str(settings.settle_seconds),
-        "EMPELT_LEASE_SECONDS": str(settings.lease_seconds),
-    }
-    prefect = {
+    return {**ours(settings), **prefects(settings)}
+
+
+def ours(settings: Settings) -> dict[str, str]:
+    """What an installation was started with, without the token."""
+    given = {name: str(value) for name, value in settings if name != "hub_token"}
+    return {f"EMPELT_{name.upper()}": value for name, value in {**given, "ledger_url": settings.ledger}.items()}
+
+
+def prefects(settings: Settings) -> dict[str, str]:
+    """Prefect's own settings, for its server, the workers and every run."""
+    return {
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
@@ -72,7 +66,16 @@ def environment_of(settings: Settings) -> dict[str, str]:
         # Where a proxy is set, what is on this host must not go through it.
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost"])),
     }
-    return {**ours, **prefect}
+
+
+def remember(settings: Settings) -> None:
+    """Write down what this installation was started with: a later command needs to be told its home only."""
+    path = settings.home / REMEMBERED
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)  # a ledger's address may hold a password
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in ours(settings).items()}
+    new.write_text("".join(f"{name}='{value}'\n" for name, value in quoted.items()), encoding="utf-8")
+    new.replace(path)
 
 
 def check(settings: Settings) -> None:
@@ -101,6 +104,7 @@ def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Itera
     check(settings)
     environment = environment_of(settings)
     os.environ.update(environment)
+    remember(settings)
     with Supervisor(settings.home) as supervisor:
         for name in supervisor.end_leftovers():
             say(f"ended {name}, left by an earlier run")

@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[1]
+REMEMBERED = "installation.env"
+"""In the home: what `empelt up` was started with."""
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
@@ -118,5 +120,6 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """This process's settings, read once."""
-    return Settings()
+    """This process's settings, read once: the environment, else what the installation in this home was started with."""
+    chosen = Settings()
+    return Settings(_env_file=chosen.home / REMEMBERED)

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.up import bring_up, check, environment_of
+from deployments.up import bring_up, check, environment_of, remember
 from tasks.domain.errors import AddressInUse, CatalogError, DiskFull, InputError, PipelineError, ServingMissing
 from tasks.doors import open_catalog, open_ledger
-from tasks.settings import Settings, settings
+from tasks.settings import REMEMBERED, Settings, settings
 
 TOKEN = "hf_a-secret-that-must-not-be-seen"
 
@@ -156,6 +156,29 @@ def test_a_child_reads_the_same_settings_from_its_environment(home: Path, monkey
     for name, value in environment_of(given).items():
         monkeypatch.setenv(name, value)
     assert Settings() == given.model_copy(update={"ledger_url": given.ledger})
+
+
+def test_a_later_command_needs_to_be_told_the_home_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    started = chosen(home, families="llama-tiny", window=3, ledger_url=r"postgresql://u:p'w\d#x@h/db", hub_token="hf_x")
+    remember(started)
+    path = home / REMEMBERED
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "hf_x" not in path.read_text()
+    for name in [name for name in os.environ if name.startswith("EMPELT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("EMPELT_HOME", str(home))
+    settings.cache_clear()
+    assert settings() == started.model_copy(update={"hub_token": None})
+
+
+def test_what_the_environment_says_goes_before_what_was_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    remember(chosen(home, window=3))
+    monkeypatch.setenv("EMPELT_HOME", str(home))
+    monkeypatch.setenv("EMPELT_WINDOW", "2")
+    settings.cache_clear()
+    assert settings().window == 2
 
 
 def test_prefect_keeps_to_this_home_and_this_host(home: Path) -> None:
