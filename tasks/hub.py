@@ -1,48 +1,106 @@
 """Prefect tasks that face the Hub: what is new, what went into it, and getting it here verified."""
 
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from prefect import task
 from prefect.logging import get_run_logger
 
+from tasks.admission import examine, hold_key, release_of
+from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
-from tasks.jobs import admit
 from tasks.runs import HUB
-from tasks.settings import settings
-from tasks.sources.detection import instruct_releases, settled
+from tasks.sources.detection import instruct_releases, name_problem
+from tasks.sources.failures import HubBusy
+from tasks.sources.protocol import RepoState
+from tasks.sources.recognition import Recognition
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""A Hub that asks for more than this is asked again by the next watch."""
+SELF_LIFTING = ("gated:", "disabled:", "base:")
+"""Holds that end without a new commit, such as when access is granted: looked at by every watch."""
+IDENTITY = "identity:"
+"""Only a person lifts these."""
 
 
 @task(name="find-releases", task_run_name="find releases of {family_name}", **HUB)
 def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
-    """Record what is new of one family; all of its releases on record are returned."""
-    family, source, ledger, logger = open_catalog().family(family_name), open_source(), open_ledger(), get_run_logger()
-    states = [state for org in family.instruct.organizations for state in source.list_organisation(org)]
-    now, refused = datetime.now(UTC), {held.key for held in ledger.holds()}
-    for state in instruct_releases(states, pattern=family.instruct.pattern, deny=family.instruct.deny):
-        hold = f"release:{state.repo_id}@{state.sha}"
-        if hold in refused:
-            continue
-        seen = ledger.repo_seen(state.repo_id)
-        if not full_rescan and seen is not None and seen.revision == state.sha and seen.content_digest is not None:
-            continue
-        if waits := settled(state, now, settings().settle_seconds):
-            logger.info("%s waits: %s", state.repo_id, waits)
-            continue
-        try:
-            release = admit(family, state, now)
-        except ModelRefused as refusal:
-            ledger.record_hold(hold, str(refusal))
-            logger.warning("%s is refused: %s", state.repo_id, refusal)
-            continue
-        if ledger.record_release(release):
-            logger.info("new release: %s (content %s)", release.ref, release.content_digest[:12])
-        ledger.record_repo_state(state.repo_id, state.internal_id, state.sha, release.content_digest, now)
+    """Record what is new of one family, hold what is refused or unfinished, and lift what was put right.
+
+    Args:
+        family_name: as in the catalog.
+        full_rescan: look again also at what is on record or held.
+
+    Returns:
+        All releases of the family on record.
+    """
+    family, ledger, now = open_catalog().family(family_name), open_ledger(), datetime.now(UTC)
+    with _as_asked():
+        listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
+        states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
+        held = {hold.key: hold.reason for hold in ledger.holds()}
+        for state in states:
+            reason = held.get(hold_key(state.ref))
+            if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
+                _note(family, state, examine(family, state, now, rescan=full_rescan), now)
+    _lift_moot(family, {state.repo_id: state for state in states})
     return ledger.releases(family_name)
+
+
+def _note(family: Family, state: RepoState, found: Recognition, now: datetime) -> None:
+    """Write down what one repository was recognised as."""
+    ledger, logger, key = open_ledger(), get_run_logger(), hold_key(state.ref)
+    told = "; ".join([found.reason, *found.notes])
+    if found.verdict == "release":
+        if found.cause == "new" and ledger.record_release(release_of(family, state, found, now)):
+            logger.info("new release: %s", told)
+        if ledger.record_repo_state(state.repo_id, state.internal_id, state.sha, found.content_digest, now):
+            logger.info("%s: %s", state.ref, told)
+        for hold in ledger.holds():
+            if hold.key.startswith(f"release:{state.repo_id}@"):
+                ledger.release_hold(hold.key, found.reason)
+        return
+    logger.info("%s %s: %s", state.repo_id, found.verdict, told)
+    if found.verdict == "held" or found.cause == "unfinished":
+        ledger.record_hold(key, told)
+    seen = ledger.repo_seen(state.repo_id)
+    # Its id is remembered from the first sight on; one that replaced another is not, until a person trusts it.
+    if found.cause != "identity" and (
+        seen is None or (seen.internal_id, seen.revision) != (state.internal_id, state.sha)
+    ):
+        ledger.record_repo_state(state.repo_id, state.internal_id, state.sha, None, now)
+
+
+def _lift_moot(family: Family, listed: dict[str, RepoState]) -> None:
+    """Take off the holds on states that are no more: the repository moved on, was renamed, or is gone."""
+    for hold in open_ledger().holds():
+        repo_id, _, sha = hold.key.removeprefix("release:").partition("@")
+        rule = family.instruct
+        ours = hold.key.startswith("release:") and repo_id.split("/")[0] in rule.organizations
+        if not ours or hold.reason.startswith(IDENTITY) or name_problem(repo_id, rule.pattern, rule.deny):
+            continue
+        state = listed.get(repo_id)
+        if state is None:
+            open_ledger().release_hold(hold.key, f"{repo_id} is not listed any more")
+        elif state.sha != sha:
+            open_ledger().release_hold(hold.key, f"{repo_id} moved on to {state.sha}")
+
+
+@contextmanager
+def _as_asked() -> Iterator[None]:
+    """Wait as long as a busy Hub asks, then let Prefect try again; its own delays know nothing of Retry-After."""
+    try:
+        yield
+    except HubBusy as busy:
+        time.sleep(min(busy.retry_after_seconds or 0, LONGEST_PAUSE_SECONDS))
+        raise
 
 
 @task(name="fetch", task_run_name="fetch {role}: {ref.slug}", tags=["hub"], **HUB)

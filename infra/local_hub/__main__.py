@@ -1,13 +1,15 @@
 """Start the local Hub, or push a release to it.
 
-    python -m infra.local_hub --root DIR [--host 127.0.0.1] --port N
+    python -m infra.local_hub --root DIR [--host 127.0.0.1] --port N [--page-size ROWS]
     python -m infra.local_hub push --root DIR --repo ORG/NAME --from FOLDER [--message M] [--date ISO]
 
+Who sends the token in LOCAL_HUB_WRITE_TOKEN may write over HTTP; without that variable the Hub is read only.
 Exit codes: 0 done or ended by SIGTERM/SIGINT, 2 refused (busy port, wrong folder or id).
 """
 
 import argparse
 import errno
+import os
 import signal
 import socket
 import sys
@@ -19,6 +21,9 @@ import uvicorn
 
 from infra.local_hub.app import PAGE_SIZE, make_app
 from infra.local_hub.push import PushRefused, push_folder
+
+WRITE_TOKEN = "LOCAL_HUB_WRITE_TOKEN"
+"""From the environment, since a command line is open to every user of the host."""
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +78,10 @@ def _serve(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     config = uvicorn.Config(
-        make_app(asked.root, asked.page_size), log_level="warning", access_log=False, timeout_graceful_shutdown=3
+        make_app(asked.root, asked.page_size, os.environ.get(WRITE_TOKEN) or None),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=3,
     )
     with listener:
         uvicorn.Server(config).run(sockets=[listener])

@@ -1,5 +1,7 @@
 """The HTTP face of the local Hub: what ``huggingface_hub`` 2.4.0 asks for when it lists, looks up and downloads.
 
+Who may do what is decided in ``access``; what changes something is in ``writing``.
+
 Over http on loopback the client recognises a missing repository, revision or file by the ``X-Error-Code`` header alone
 (its reading of a bare 401 demands https), so every refusal carries one.
 """
@@ -16,7 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
+from infra.local_hub.access import Access, Refusal
 from infra.local_hub.answers import (
     INFO_DEFAULT,
     INFO_EXPAND,
@@ -28,27 +32,29 @@ from infra.local_hub.answers import (
     model_row,
     tree_rows,
 )
+from infra.local_hub.levers import Levers
 from infra.local_hub.store import Commit, Repo, Store
+from infra.local_hub.writing import Writing
 
 PAGE_SIZE = 1000
 SORT_KEYS = frozenset({"createdAt", "lastModified", "downloads", "likes", "trendingScore"})
 Handler = Callable[[Request], Response]
 
 
-class Refusal(HTTPException):
-    """An answer that the client turns into an exception of its own."""
+def make_app(root: Path, page_size: int = PAGE_SIZE, write_token: str | None = None) -> ASGIApp:
+    """The application over the store at ``root``; it reads the store anew on each request.
 
-    def __init__(self, status: HTTPStatus, code: str | None, message: str, **headers: str) -> None:
-        named = {"X-Error-Code": code} if code else {}
-        super().__init__(status, message, {"X-Error-Message": message, **named, **headers})
-
-
-def make_app(root: Path, page_size: int = PAGE_SIZE) -> Starlette:
-    """The application over the store at ``root``; it reads the store anew on each request."""
-    hub = _Hub(Store(root), page_size)
+    Args:
+        root: the store.
+        page_size: rows per page of a listing.
+        write_token: who sends it may write and sees everything; without one nobody writes.
+    """
+    store = Store(root)
+    access = Access(store, write_token)
+    hub = _Hub(store, access, page_size)
     model = "/api/models/{ns}/{name}"
     routes = [
-        Route("/", _on_thread(lambda _: PlainTextResponse("local Hub: reading half\n"))),
+        Route("/", _on_thread(lambda _: PlainTextResponse("local Hub\n"))),
         Route("/api/whoami-v2", _on_thread(hub.who_am_i)),
         Route("/api/models", _on_thread(hub.list_models)),
         Route(model, _on_thread(hub.model_info)),
@@ -60,8 +66,9 @@ def make_app(root: Path, page_size: int = PAGE_SIZE) -> Starlette:
         Route(f"{model}/commits/{{rev}}", _on_thread(hub.commits)),
         Route(f"{model}/auth-check", _on_thread(hub.auth_check)),
         Route("/{ns}/{name}/resolve/{rev}/{path:path}", _on_thread(hub.resolve), methods=["GET", "HEAD"]),
+        *Writing(store, access).routes(),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _answer_refusal})
+    return Levers(Starlette(routes=routes, exception_handlers={HTTPException: _answer_refusal}))
 
 
 def _on_thread(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -79,25 +86,12 @@ async def _answer_refusal(_: Request, error: Exception) -> Response:
 
 
 class _Hub:
-    """The handlers. Only ``_open`` decides who may see what: what later rules of access change."""
+    """The reading handlers."""
 
-    def __init__(self, store: Store, page_size: int) -> None:
+    def __init__(self, store: Store, access: Access, page_size: int) -> None:
         self.store = store
+        self.access = access
         self.page_size = page_size
-
-    def _open(self, request: Request, *, content: bool = False) -> Repo:
-        """The repository of the path, if the caller may see it (``content``: may read its files)."""
-        repo = self.store.repo("{ns}/{name}".format(**request.path_params))
-        signed_in = "authorization" in request.headers
-        if repo is None or (repo.private and not signed_in):
-            # The real Hub answers 401 to a stranger, who is not to learn whether the repository is there.
-            status = HTTPStatus.NOT_FOUND if signed_in else HTTPStatus.UNAUTHORIZED
-            raise Refusal(status, "RepoNotFound", "Repository not found")
-        if repo.disabled:
-            raise Refusal(HTTPStatus.FORBIDDEN, None, "Access to this resource is disabled.")
-        if content and repo.gated and not signed_in:
-            raise Refusal(HTTPStatus.FORBIDDEN, "GatedRepo", f"Access to model {repo.repo_id} is restricted")
-        return repo
 
     def _commit(self, repo: Repo, revision: str) -> Commit:
         commit = self.store.commit(repo.repo_id, revision)
@@ -106,10 +100,11 @@ class _Hub:
         return commit
 
     def who_am_i(self, request: Request) -> Response:
-        """There are no accounts here; any token is that of one local user."""
-        if "authorization" not in request.headers:
+        """GET /api/whoami-v2: there are no accounts here; see ``access``."""
+        user = self.access.user(request)
+        if user is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, None, "Invalid username or password.")
-        return JSONResponse({"type": "user", "id": "0" * 24, "name": "local", "orgs": [], "auth": {"type": "local"}})
+        return JSONResponse({"type": "user", "id": "0" * 24, "name": user, "orgs": [], "auth": {"type": "local"}})
 
     def list_models(self, request: Request) -> Response:
         """GET /api/models."""
@@ -125,7 +120,9 @@ class _Hub:
         rows: list[tuple[str, dict[str, Any]]] = []
         for repo_id in self.store.repo_ids():
             repo, commit = self.store.repo(repo_id), self.store.commit(repo_id, "main")
-            if repo is not None and commit is not None and _listed(request, repo, commit):
+            if repo is None or commit is None or not self.access.sees(request, repo):
+                continue
+            if _listed(request, repo, commit):
                 dates = {"createdAt": repo.created_at, "lastModified": commit.date}
                 rows.append((dates.get(sort, ""), model_row(repo, commit, properties)))
         # The sort is stable, so equal dates stay in the order of ids.
@@ -135,13 +132,13 @@ class _Hub:
     def model_info(self, request: Request) -> Response:
         """GET /api/models/ORG/NAME, and the same at a revision."""
         properties = _expanded(request, INFO_EXPAND) or INFO_DEFAULT
-        repo = self._open(request)
+        repo = self.access.open(request)
         commit = self._commit(repo, request.path_params.get("rev", "main"))
         return JSONResponse(model_row(repo, commit, properties, blobs=_flag(request.query_params, "blobs")))
 
     def tree(self, request: Request) -> Response:
         """GET .../tree/REV and .../tree/REV/FOLDER."""
-        repo = self._open(request)
+        repo = self.access.open(request)
         commit = self._commit(repo, request.path_params["rev"])
         under, query = request.path_params.get("path", ""), request.query_params
         history = self.store.history(repo.repo_id, commit.sha) if _flag(query, "expand") else []
@@ -153,7 +150,7 @@ class _Hub:
     async def paths_info(self, request: Request) -> Response:
         """POST .../paths-info/REV. The body is a form and not JSON; paths that are not there are left out."""
         form = parse_qs((await request.body()).decode())
-        repo = self._open(request)
+        repo = self.access.open(request)
         commit = self._commit(repo, request.path_params["rev"])
         history = self.store.history(repo.repo_id, commit.sha) if form.get("expand", [""])[0].lower() == "true" else []
         found: list[dict[str, Any]] = []
@@ -168,25 +165,30 @@ class _Hub:
         return JSONResponse(found)
 
     def refs(self, request: Request) -> Response:
-        """GET .../refs: there is one branch, main."""
-        repo = self._open(request)
-        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": self._commit(repo, "main").sha}
-        return JSONResponse({"branches": [main], "tags": [], "converts": [], "pullRequests": []})
+        """GET .../refs."""
+        repo = self.access.open(request)
+        refs = self.store.refs(repo.repo_id)
+        branches = {"main": self._commit(repo, "main").sha} | refs["branches"]
+        told = {
+            kind: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": sha} for name, sha in found.items()]
+            for kind, folder, found in (("branches", "heads", branches), ("tags", "tags", refs["tags"]))
+        }
+        return JSONResponse(told | {"converts": [], "pullRequests": []})
 
     def commits(self, request: Request) -> Response:
         """GET .../commits/REV, newest first."""
-        repo = self._open(request)
+        repo = self.access.open(request)
         commit = self._commit(repo, request.path_params["rev"])
         return self._page(request, [commit_row(repo, c) for c in self.store.history(repo.repo_id, commit.sha)])
 
     def auth_check(self, request: Request) -> Response:
         """GET .../auth-check: whether the files may be read."""
-        self._open(request, content=True)
+        self.access.open(request, content=True)
         return PlainTextResponse("OK")
 
     def resolve(self, request: Request) -> Response:
         """GET or HEAD of one file. The real Hub redirects large files to a CDN; here they are served in place."""
-        repo = self._open(request, content=True)
+        repo = self.access.open(request, content=True)
         commit = self._commit(repo, request.path_params["rev"])
         headers = {"X-Repo-Commit": commit.sha}
         path = request.path_params["path"]
@@ -223,8 +225,6 @@ class _Hub:
 def _listed(request: Request, repo: Repo, commit: Commit) -> bool:
     """Whether the query asks for this repository. Filters are tags, and all of them must be there."""
     query = request.query_params
-    if repo.private and "authorization" not in request.headers:
-        return False
     if query.get("author", repo.repo_id.split("/")[0]) != repo.repo_id.split("/")[0]:
         return False
     if query.get("search", "").lower() not in repo.repo_id.lower():

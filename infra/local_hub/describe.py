@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ HEADER_BYTES = 25_000_000
 """The client's own cap on a safetensors header."""
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """The YAML front matter of README.md; empty when there is none or it does not parse, as on the real Hub."""
-    readme = folder / "README.md"
-    if not readme.is_file():
+def read_card(files: Mapping[str, Path]) -> dict[str, Any]:
+    """The YAML front matter of README.md; empty when there is none or it does not parse, as on the real Hub.
+
+    Args:
+        files: path in the repository -> where its bytes are.
+    """
+    if "README.md" not in files:
         return {}
-    lines = readme.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = files["README.md"].read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
         return {}
     end = next(i for i, line in enumerate(lines[1:], start=1) if line.strip() == "---")
@@ -30,21 +34,23 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(files: Mapping[str, Path]) -> dict[str, Any]:
     """The told part of config.json; empty when it is missing or broken, since a Hub takes any file."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        config = json.loads(files["config.json"].read_bytes())
+    except (KeyError, ValueError):
         return {}
     return {key: config[key] for key in CONFIG_KEYS if key in config} if isinstance(config, dict) else {}
 
 
-def read_safetensors_totals(folder: Path) -> dict[str, Any] | None:
+def read_safetensors_totals(files: Mapping[str, Path]) -> dict[str, Any] | None:
     """Parameters per dtype and in all, from the headers of the top-level shards; None without readable weights."""
     per_dtype: dict[str, int] = {}
-    for shard in sorted(folder.glob("*.safetensors")):
+    for path in sorted(files):
+        if "/" in path or not path.endswith(".safetensors"):
+            continue
         try:
-            with shard.open("rb") as reader:
+            with files[path].open("rb") as reader:
                 (length,) = struct.unpack("<Q", reader.read(8))
                 if length > HEADER_BYTES:
                     return None

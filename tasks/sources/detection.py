@@ -28,14 +28,25 @@ def instruct_releases(states: Iterable[RepoState], *, pattern: str, deny: Sequen
     Raises:
         InputError: ``pattern`` is not a regular expression.
     """
+    _compiled(pattern)  # also when there is nothing to match
+    found = [state for state in states if name_problem(state.repo_id, pattern, deny) is None]
+    return sorted(found, key=lambda state: (state.last_modified, state.repo_id))
+
+
+def name_problem(repo_id: str, pattern: str, deny: Sequence[str]) -> str | None:
+    """Why this name is not that of a release, or None; arguments as for ``instruct_releases``."""
+    if not _compiled(pattern).fullmatch(repo_id):
+        return f"{repo_id} does not match the family's pattern {pattern}"
+    words = "|".join(re.escape(word) for word in deny)
+    denied = re.search(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", repo_id, re.IGNORECASE) if words else None
+    return f"{repo_id} is ruled out by the word {denied[0]!r}" if denied else None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        wanted = re.compile(pattern)
+        return re.compile(pattern)
     except re.error as error:
         raise InputError(f"release pattern {pattern!r} is not a regular expression: {error}") from error
-    words = "|".join(re.escape(word) for word in deny)
-    denied = re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE) if words else None
-    found = [s for s in states if wanted.fullmatch(s.repo_id) and not (denied and denied.search(s.repo_id))]
-    return sorted(found, key=lambda state: (state.last_modified, state.repo_id))
 
 
 def settled(state: RepoState, now: datetime, min_age_seconds: float) -> str | None:

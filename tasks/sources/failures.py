@@ -40,6 +40,10 @@ class HubBusy(HubUnavailable):
         super().__init__(message)
 
 
+class AccessRefused(ModelRefused):
+    """The model is there and may not be read by us: its terms were not accepted, or no token was given."""
+
+
 @contextmanager
 def translated(what: str, endpoint: str) -> Iterator[None]:
     """Let out only errors of the pipeline.
@@ -86,8 +90,9 @@ def _of_status(error: HfHubHTTPError, what: str, endpoint: str) -> PipelineError
     if isinstance(error, EntryNotFoundError):
         return ModelRefused(f"{what}: {endpoint} has no such file (HTTP {status})")
     if isinstance(error, GatedRepoError):
-        return ModelRefused(
-            f"{what}: gated at {endpoint} (HTTP {status}). Accept its terms there and give a token that may read it."
+        return AccessRefused(
+            f"{what}: gated at {endpoint} (HTTP {status}). Accept the licence there, and set EMPELT_HUB_TOKEN to a "
+            "token that may read it."
         )
     if isinstance(error, DisabledRepoError):
         return ModelRefused(f"{what}: disabled by {endpoint} (HTTP {status})")

@@ -39,6 +39,8 @@ class Header:
 
     path: str
     tensors: dict[str, Tensor]
+    starts: dict[str, int]
+    """Where each tensor's bytes begin, counted from the first byte of the file."""
 
 
 def header_length(first: bytes, where: str) -> int:
@@ -101,7 +103,7 @@ def parse_header(raw: bytes, file_bytes: int, path: str, where: str) -> Header:
         problems.append(f"{kind}: {file_bytes} bytes, but its header describes {stated}")
     if problems:
         raise ModelRefused(f"{where}: not a sound safetensors file", problems=problems)
-    return Header(path, tensors)
+    return Header(path, tensors, {name: 8 + len(raw) + start for start, _, name in spans})
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Look-ups are repeated a few times and have time-outs; downloads are the client's
 import json
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -107,6 +108,15 @@ class HubSource:
             raise HubUnavailable(f"{where}: {self.endpoint} sent {len(content)} of {8 + length} bytes of the header")
         return parse_header(content[8 : 8 + length], total, path, where)
 
+    def read_range(self, ref: ModelRef, path: str, start: int, count: int) -> bytes:
+        """A part of one file, by one ranged request."""
+        content, _ = with_retries(lambda: self._read(ref, path, count, (start, start + count)))
+        if len(content) != count:
+            raise HubUnavailable(
+                f"{path} of {ref}: {self.endpoint} sent {len(content)} of {count} bytes from byte {start} on"
+            )
+        return content
+
     def fetch(self, ref: ModelRef, into: Path, *, paths: Sequence[str] | None = None) -> tuple[FileDigest, ...]:
         """Download what a model needs into the new folder ``into``, every byte verified; all of it or nothing.
 
@@ -190,6 +200,11 @@ class HubSource:
             if response.is_error:
                 response.read()
             hf_raise_for_status(response)
+            if span is not None and span[0] > 0 and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                raise ModelRefused(
+                    f"{path} of {ref}: {self.endpoint} sends whole files only (HTTP {response.status_code} to a "
+                    "Range); weights are sampled by ranged reads, so use an endpoint that serves them"
+                )
             content = bytearray()
             # A server may ignore Range and send 16 GB: stop reading when there is enough.
             for chunk in response.iter_bytes(65536):

@@ -79,6 +79,10 @@ class Source(Protocol):
         """The header of one safetensors file, without its tensors."""
         ...
 
+    def read_range(self, ref: ModelRef, path: str, start: int, count: int) -> bytes:
+        """Exactly ``count`` bytes of one file from byte ``start`` on; a source that cannot is refused."""
+        ...
+
     def fetch(self, ref: ModelRef, into: Path, *, paths: Sequence[str] | None = None) -> tuple[FileDigest, ...]:
         """Download what a model needs into the new folder ``into``, every byte verified; all of it or nothing."""
         ...

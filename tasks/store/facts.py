@@ -88,6 +88,13 @@ class ModelFacts(Database):
             row = connection.execute(_last_state(repo_id)).first()
             return None if row is None else _repo_state(row)
 
+    def repo_of(self, internal_id: str) -> RepoState | None:
+        """The last recorded state of the repository with this id at its source, whatever its name was then."""
+        found = select(repo_states).where(repo_states.c.internal_id == internal_id)
+        with self._read() as connection:
+            row = connection.execute(found.order_by(desc(repo_states.c.id)).limit(1)).first()
+            return None if row is None else _repo_state(row)
+
     # --- artifacts ---------------------------------------------------------------------------------------------------
     def record_artifact(self, merge_key: Digest, artifact: Artifact, lineage: Lineage, seconds: float) -> bool:
         """Record that ``merge_key`` made ``artifact``; False if that is known.

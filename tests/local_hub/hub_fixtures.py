@@ -1,6 +1,7 @@
 """A real local Hub in a process of its own, and tiny real models to push to it."""
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from infra.local_hub import push_folder
 from tasks.domain.models import ModelRef
@@ -44,6 +46,18 @@ class RunningHub:
     def push(self, repo_id: str, folder: Path, message: str = "Upload model", when: str = WHEN) -> str:
         return push_folder(self.root, repo_id, folder, message, when)
 
+    def pull(self, lever: str, **settings: Any) -> None:
+        """Set one of the Hub's levers: ``failures`` with its settings, or nothing to clear it."""
+        body, method = json.dumps(settings).encode(), "POST" if settings else "DELETE"
+        with urlopen(Request(f"{self.endpoint}/admin/{lever}", body, method=method), timeout=5):
+            pass
+
+    def answered(self) -> list[dict[str, Any]]:
+        """Every request since the last ``pull("requests")``: method, path, status, bytes."""
+        with urlopen(f"{self.endpoint}/admin/requests", timeout=5) as answer:
+            found: list[dict[str, Any]] = json.loads(answer.read())
+        return found
+
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256[:2] / sha256
 
@@ -54,10 +68,11 @@ class RunningHub:
 
 
 @contextmanager
-def run_hub(root: Path, *arguments: str) -> Iterator[RunningHub]:
+def run_hub(root: Path, *arguments: str, write_token: str | None = None) -> Iterator[RunningHub]:
     port = free_port()
     command = [sys.executable, "-m", "infra.local_hub", "--root", str(root), "--port", str(port), *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+    environment = {**os.environ, "LOCAL_HUB_WRITE_TOKEN": write_token or ""}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment) as process:
         try:
             wait_until_up(port, process)
             yield RunningHub(root, port, process)
@@ -80,18 +95,36 @@ def wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the Hub was not up after 30 s")
 
 
-def safetensors_bytes(tensors: dict[str, tuple[int, ...]], fill: int = 0, dtype: str = "BF16") -> bytes:
-    """A safetensors file of 2-byte tensors, every byte of data being ``fill``."""
+Values = Callable[[str, int], bytes]
+
+
+def safetensors_bytes(
+    tensors: dict[str, tuple[int, ...]], fill: int = 0, dtype: str = "BF16", values: Values | None = None
+) -> bytes:
+    """A safetensors file of 2-byte tensors: of ``values`` (name, elements), else every byte of data being ``fill``."""
     header: dict[str, Any] = {}
+    data: list[bytes] = []
     at = 0
     for name, shape in tensors.items():
         count = 2
         for n in shape:
             count *= n
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + count]}
+        data.append(values(name, count // 2) if values else bytes([fill]) * count)
         at += count
     raw = json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + bytes([fill]) * at
+    return struct.pack("<Q", len(raw)) + raw + b"".join(data)
+
+
+def trained(origin: int, steps: int = 0, drift: float = 0.1) -> Values:
+    """Weights as they come of training: drawn for ``origin``, then moved by ``drift`` in a direction of ``steps``."""
+
+    def values(name: str, count: int) -> bytes:
+        start, moves = Random(f"{origin} {name}"), Random(f"{origin} {name} {steps}")
+        drawn = [start.gauss() + (drift * moves.gauss() if steps else 0) for _ in range(count)]
+        return b"".join(struct.pack("<f", value)[2:] for value in drawn)
+
+    return values
 
 
 @dataclass
@@ -128,6 +161,7 @@ class TinyModel:
     merges: list[Any] = field(default_factory=lambda: [["a", "b"], ["c", "d"]])
     shards: int = 2
     others: dict[str, bytes] = field(default_factory=dict)
+    values: Values | None = None
     card: str = "---\nlicense: apache-2.0\nlanguage: [en, eu]\nbase_model: demo/base\n---\n# Tiny\n"
 
     def write(self, folder: Path) -> Path:
@@ -162,5 +196,5 @@ class TinyModel:
             index = {"metadata": {}, "weight_map": weight_map}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         for shard, held in parts.items():
-            content = safetensors_bytes({name: self.tensors[name] for name in held}, self.fill, self.dtype)
+            content = safetensors_bytes({name: self.tensors[name] for name in held}, self.fill, self.dtype, self.values)
             (folder / shard).write_bytes(content)

@@ -1,0 +1,104 @@
+"""What a repository is to a family, asked of the Hub and of the ledger together. No Prefect: the command asks too."""
+
+from datetime import datetime
+
+from tasks.domain.catalog import Family, Repository
+from tasks.domain.errors import ModelRefused
+from tasks.domain.models import ModelRef, Release
+from tasks.doors import open_ledger, open_source
+from tasks.settings import settings
+from tasks.sources.protocol import RepoState
+from tasks.sources.recognition import Findings, Memory, Recognition, Rule, look, recognise
+
+
+def hold_key(ref: ModelRef) -> str:
+    """The key under which a release is held; a new commit is a new key."""
+    return f"release:{ref.repo_id}@{ref.revision}"
+
+
+def examine(
+    family: Family, state: RepoState, now: datetime, *, rescan: bool = False, by_hand: bool = False
+) -> Recognition:
+    """Recognise one repository, reading of it what is needed. Records nothing.
+
+    Args:
+        family: whose release it may be.
+        state: the repository as its source lists it.
+        now: to tell its age by.
+        rescan: look also at what is on record already.
+        by_hand: a person has named it: its name, its age and its being private do not matter.
+
+    Raises:
+        HubUnavailable: the source did not answer, so nothing is known.
+    """
+    rule = Rule(
+        base=family.base.repo,
+        pattern=None if by_hand else family.instruct.pattern,
+        deny=family.instruct.deny,
+        settle_seconds=0 if by_hand else settings().settle_seconds,
+        rescan=rescan or by_hand,
+    )
+    memory = _memory(family, state)
+    first = recognise(state, rule, memory, now)
+    if first.verdict != "release" or first.cause == "known":
+        return first
+    released = () if rule.rescan else memory.released
+    try:
+        base = resolve(family.base)
+    except ModelRefused as refusal:  # which must not stop the watch of the other families
+        return recognise(state, rule, memory, now, Findings(refused=f"base: {refusal}"))
+    findings = look(open_source(), state.ref, base, architectures=family.architectures, released=released)
+    return recognise(state, rule, memory, now, findings)
+
+
+def admit(family: Family, state: RepoState, now: datetime) -> Release:
+    """The release that a person asks for by its repository.
+
+    Raises:
+        ModelRefused: if it is none, with the reason.
+    """
+    found = examine(family, state, now, by_hand=True)
+    if found.verdict != "release":
+        raise ModelRefused(found.reason)
+    return release_of(family, state, found, now)
+
+
+def release_of(family: Family, state: RepoState, found: Recognition, now: datetime) -> Release:
+    """The fact to record of a recognised release."""
+    if found.content_digest is None:
+        raise ModelRefused(f"{found.ref}: its files were not looked at, so it is not a release yet")
+    return Release(
+        family=family.family,
+        ref=found.ref,
+        content_digest=found.content_digest,
+        released_at=state.last_modified,
+        seen_at=now,
+    )
+
+
+def resolve(repository: Repository) -> ModelRef:
+    """The exact state of a catalog entry: its pinned revision, or the head of its repository now.
+
+    Raises:
+        ModelRefused: the head is followed, and the name was deleted and registered again since it was last seen.
+    """
+    if repository.revision is not None:
+        return ModelRef(repo_id=repository.repo, revision=repository.revision)
+    state, seen = open_source().state(repository.repo), open_ledger().repo_seen(repository.repo)
+    ids = (seen.internal_id if seen else "", state.internal_id)
+    if all(ids) and ids[0] != ids[1]:
+        raise ModelRefused(
+            f"{repository.repo} was deleted and registered again: its internal id is {ids[1]}, and was {ids[0]}. Check "
+            f"who owns it now; to trust it, pin it in the catalog, as in revision: {state.sha}"
+        )
+    return ModelRef(repo_id=repository.repo, revision=state.sha)
+
+
+def _memory(family: Family, state: RepoState) -> Memory:
+    ledger, key = open_ledger(), hold_key(state.ref)
+    return Memory(
+        by_name=ledger.repo_seen(state.repo_id),
+        by_id=ledger.repo_of(state.internal_id) if state.internal_id else None,
+        trusted=ledger.lifted_at(key) is not None and not any(hold.key == key for hold in ledger.holds()),
+        released=frozenset(release.content_digest for release in ledger.releases(family.family)),
+    )
