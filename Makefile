@@ -1,5 +1,6 @@
 # make setup   both Python environments and what vLLM needs from the system
-# make demo    the whole way once: a release on a local Hub becomes a served model (Ctrl-C ends it)
+# make demo    the whole story: releases on a local Hub become served models, or are refused (Ctrl-C ends it)
+#              make demo FAMILY=qwen3 plays it with the other family
 # make test    everything that runs without a GPU
 .PHONY: setup demo test lint demo-family clean
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ setup:
 	@infra/setup.sh
 
 demo: setup
-	@.venv/bin/empelt demo $(ARGS)
+	@.venv/bin/empelt demo $(if $(FAMILY),--family $(FAMILY)) $(ARGS)
 
 test:
 	@infra/setup.sh --tests

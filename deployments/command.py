@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from deployments import completion
 from tasks.domain.errors import InputError, PipelineError, TransientError
 from tasks.doors import open_ledger
 from tasks.settings import Settings, settings
@@ -26,6 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out, err = Console(), Console(stderr=True)
+base = typer.Typer(
+    name="base",
+    help="Tuned bases: register one, with proof of its parent.",
+    no_args_is_help=True,
+    epilog=app.info.epilog,
+)
+app.add_typer(base)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
 
@@ -34,12 +42,13 @@ def show(value: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
     else:
-        out.print(text, highlight=False)
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
 def demo(
     as_json: AsJson = False,
+    family: Annotated[str, typer.Option(help="Which demo family: llama (the whole story) or qwen3.")] = "llama",
     then: Annotated[str, typer.Option(help="Run this command while all is up, then end everything.")] = "",
     record: Annotated[bool, typer.Option(help="Measure the parents anew and keep their scores.", hidden=True)] = False,
     stay: Annotated[bool | None, typer.Option(help="Stay up until Ctrl-C (default: when run in a terminal).")] = None,
@@ -49,7 +58,14 @@ def demo(
 
     interactive = sys.stdout.isatty() if stay is None else stay
     raise typer.Exit(
-        play(console=err if as_json else out, as_json=as_json, then=then, stay=interactive and not then, record=record)
+        play(
+            console=err if as_json else out,
+            as_json=as_json,
+            then=then,
+            stay=interactive and not then,
+            family=family,
+            record=record,
+        )
     )
 
 
@@ -61,7 +77,8 @@ def up(
     """Start server, workers, agent and gateway on this host, and keep them up until Ctrl-C."""
     from deployments.up import bring_up, keep_up
 
-    chosen = settings().model_copy(update={"families": families} if families else {})
+    # Not settings(): what an earlier start of this installation was told must not linger.
+    chosen = Settings().model_copy(update={"families": families} if families else {})
     with bring_up(chosen, lambda line: err.print(f"[dim]{line}[/dim]")) as installation:
         show(
             {
@@ -99,7 +116,7 @@ def merge(
 
 @app.command()
 def rollback(
-    channel: Annotated[str, typer.Argument(help="The channel to take back.")],
+    channel: Annotated[str, typer.Argument(help="The channel to take back.", autocompletion=completion.channels)],
     to: Annotated[str, typer.Option(help="'previous', or the digest of an artifact that it has served.")] = "previous",
     reason: Annotated[str, typer.Option(help="Recorded, and shown in the UI.")] = "by hand",
     as_json: AsJson = False,
@@ -116,6 +133,128 @@ def rollback(
         f"{channel} serves {result['release']} again (artifact {result['artifact'][:12]}, generation "
         f"{result['generation']}); run: {result['run_url']}",
     )
+
+
+@app.command()
+def plan(
+    family: Annotated[
+        str, typer.Option(help="Only this family (default: all that run here).", autocompletion=completion.families)
+    ] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Go by the ledger alone, ask no Hub.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is due and why, for every release and target, and what it would cost. Records nothing, needs no server.
+
+    Reads the Hub as the watch does. Seconds are the median of jobs that ended here; "unknown" where there are none.
+
+    Exit codes: 0 shown, 2 unknown family or no ledger, 3 the Hub does not answer.
+    """
+    _ledger_of(settings())
+    from deployments.planning import as_text, read_plan
+
+    found = read_plan(family, offline=offline)
+    show(found, as_json, as_text(found))
+
+
+@app.command()
+def explain(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPO[@SHA]",
+            help="A repository, at its head or at a revision; or a channel; or an artifact's digest or its beginning.",
+            autocompletion=completion.explainable,
+        ),
+    ],
+    offline: Annotated[bool, typer.Option("--offline", help="Go by the ledger alone, ask no Hub.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """All that is known: how it is recognised, pre-flight, holds, each target's verdict, and what makes it due again.
+
+    Exit codes: 0 shown, 2 nothing is known of it, 3 the Hub does not answer in the middle.
+    """
+    _ledger_of(settings())
+    from deployments.explained import as_text
+    from deployments.explaining import explain as look_up
+
+    found = look_up(settings(), what, offline=offline)
+    show(found, as_json, as_text(found))
+
+
+@app.command()
+def retry(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A key that `empelt status` shows, or its beginning; 'release x target'; owner/name; owner/name@sha.",
+            autocompletion=completion.stopped_names,
+        ),
+    ],
+    now: Annotated[bool, typer.Option("--now", help="Start a watch at once; needs a running `empelt up`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take holds off, and give jobs whose attempts are used up new ones. The next watch takes them up again.
+
+    Exit codes: 0 lifted, 2 nothing of that name is stopped, 3 with --now: no server is up (nothing was lifted).
+    """
+    _ledger_of(settings())
+    from deployments.retrying import as_text
+    from deployments.retrying import retry as lift
+
+    found = lift(settings(), what, now=now)
+    show(found, as_json, as_text(found))
+
+
+@base.command("add")
+def base_add(
+    family: Annotated[str, typer.Argument(help="A family of the catalog.", autocompletion=completion.families)],
+    language: Annotated[str, typer.Argument(help="Code of the language, such as pt.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="[REPO[@REV]]", help="owner/name; left out if the catalog states it already.")
+    ] = "",
+    like: Annotated[
+        str,
+        typer.Option(help="Target whose recipe and gate the new one copies.", autocompletion=completion.targets),
+    ] = "",
+    gate: Annotated[str, typer.Option(help="Another gate than that target's.", autocompletion=completion.gates)] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a tuned base: check it, prove its parent on the weights, pin its revision in the family's YAML.
+
+    Adds the entry and a target of the same name, or pins the entry that you have written. A running watch reads the
+    catalog anew by itself.
+
+    Exit codes: 0 written (or nothing to change), 2 refused with all reasons and nothing written, 3 the Hub does not
+    answer.
+    """
+    from deployments.adding import add, as_text
+
+    found = add(settings(), family, language, repository, like=like, gate=gate, dry_run=dry_run)
+    show(found, as_json, as_text(found))
+
+
+@app.command()
+def backfill(
+    family: Annotated[str, typer.Argument(help="A family that runs here.", autocompletion=completion.families)],
+    language: Annotated[
+        str, typer.Option(help="Only targets for this language.", autocompletion=completion.languages)
+    ] = "",
+    target: Annotated[str, typer.Option(help="Only this target.", autocompletion=completion.targets)] = "",
+    releases: Annotated[int, typer.Option(min=1, help="How many of the newest releases on record.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be brought; needs no server.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring releases on record to targets that lack them, oldest first. Never anything older in place of newer.
+
+    Exit codes: 0 started or shown, 2 unknown family, language or target, 3 no server is up.
+    """
+    _ledger_of(settings())
+    from deployments.backfilling import as_text
+    from deployments.backfilling import backfill as start
+
+    found = start(settings(), family, language=language, target=target, releases=releases, dry_run=dry_run)
+    show(found, as_json, as_text(found))
 
 
 @app.command()

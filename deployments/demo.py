@@ -1,7 +1,7 @@
-"""`empelt demo`: the whole way once, for real: v1 on a local Hub goes live, v2 is pushed, the watch does the rest.
+"""`empelt demo`: the whole story for real. One release goes live, a better one arrives, three others must not.
 
-Nothing here merges, judges or publishes: it brings the installation up, pushes to the Hub as a lab would, waits, asks
-the endpoint, and writes down what happened.
+Nothing here merges, judges or publishes: it brings the installation up, pushes to the Hub as labs do, waits, asks the
+endpoint, and writes down what happened.
 """
 
 import json
@@ -13,36 +13,34 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
+import yaml
 from rich.console import Console
-from rich.table import Table
 
 from deployments.demo_report import demo_report
+from deployments.demo_show import show
+from deployments.demo_story import ORGANIZATION, Story, story_of
+from deployments.demo_wait import Ended, ask, ask_parent, wait_for_ends, wait_for_refusal
 from deployments.supervisor import Child, Supervisor, require_free
 from deployments.up import answers, bring_up, keep_up
 from infra.local_hub.push import push_folder
-from tasks.domain.errors import EndpointUnavailable, PipelineError
-from tasks.domain.models import ChannelState, Evaluation
+from tasks.domain.models import Evaluation
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.settings import ROOT, Settings, settings
 
-FAMILY, TARGET, CHANNEL, ORGANIZATION = "llama-tiny", "eu", "eu", "empelt-demo"
 MODELS = ROOT / "infra" / "demo_family" / "models"
 EVALUATIONS = ROOT / "infra" / "demo_family" / "evaluations"
-QUESTION = "Zein hiri da Herbehereak herrialdeko hiriburua?"
-"""Which city is the capital of the Netherlands? v1 x eu and the instruct parent are wrong, v2 x eu says Amsterdam."""
 HUB_PORT = int(os.environ.get("EMPELT_DEMO_HUB_PORT", "8710"))
-DEADLINE_SECONDS = 900
+Say = Callable[[str], None]
 
 
-def demo_settings() -> Settings:
+def demo_settings(story: Story) -> Settings:
     """An installation of its own below .empelt/demo, whose Hub is on this machine."""
     home = Path(os.environ.get("EMPELT_HOME", ".empelt/demo"))
     chosen = {
         "HOME": str(home),
-        "FAMILIES": FAMILY,
+        "CATALOG": str(home / "catalog"),
+        "FAMILIES": story.family,
         "HUB_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
         "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "20"),
         "SETTLE_SECONDS": "0",
@@ -53,6 +51,17 @@ def demo_settings() -> Settings:
     return settings()
 
 
+def own_catalog(story: Story, home: Path) -> None:
+    """A catalog for this demo alone, which one may edit while it runs: the family with the story's targets."""
+    source = ROOT / "deployments" / "catalog"
+    content = yaml.safe_load((source / f"{story.family}.yaml").read_text(encoding="utf-8"))
+    content["targets"] = {name: content["targets"][name] for name in story.targets}
+    text = "# The demo's own copy, with the targets that it plays. Edit it: every watch reads it anew.\n"
+    shutil.copytree(source / "gates", home / "catalog" / "gates")
+    path = home / "catalog" / f"{story.family}.yaml"
+    path.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
 def hub_child(home: Path) -> Child:
     """The local Hub as one more child of the installation."""
     arguments = ["-m", "infra.local_hub", "--root", str(home / "hub"), "--port", str(HUB_PORT)]
@@ -61,54 +70,111 @@ def hub_child(home: Path) -> Child:
     )
 
 
-def push(home: Path, model: str) -> str:
-    """Push one model of the demo family, as a lab would; the new revision."""
-    return push_folder(home / "hub", f"{ORGANIZATION}/{model}", MODELS / model, f"Upload {model}")
+def push(home: Path, model: str, folder: Path | None = None) -> str:
+    """Push one model as a lab would; the new revision. ``folder`` holds it if it is none of the demo family."""
+    return push_folder(home / "hub", f"{ORGANIZATION}/{model}", folder or MODELS / model, f"Upload {model}")
 
 
-def play(*, console: Console, as_json: bool, then: str, stay: bool, record: bool = False) -> int:
+class Stage:
+    """The demo while it is up: what is pushed, waited for and asked, act by act."""
+
+    def __init__(self, story: Story, chosen: Settings, console: Console, say: Say) -> None:
+        self.story, self.home, self.gateway = story, chosen.home, chosen.gateway_url
+        self.console, self.say = console, say
+        self.pushed: dict[str, tuple[str, datetime]] = {}
+        self.ended: list[Ended] = []
+        self.answers: dict[str, dict[str, str]] = {}
+        self.refusal: dict[str, str] = {}
+
+    def push(self, model: str, folder: Path | None = None) -> None:
+        """Push one model, and remember when."""
+        at = datetime.now(UTC)
+        self.pushed[model] = (push(self.home, model, folder), at)
+        self.say(f"pushed {ORGANIZATION}/{model}@{self.pushed[model][0][:12]}")
+
+    def wait(self, release: str, targets: tuple[str, ...]) -> list[Ended]:
+        """How the release's jobs ended."""
+        found = wait_for_ends(self.story.family, f"{ORGANIZATION}/{release}", targets, self.console)
+        for job in found:
+            self.say(f"{job.name}: {job.state_name}. {job.reasons[-1]}")
+        self.ended += found
+        return found
+
+    def ask_all(self, who: str) -> None:
+        """Every channel its question."""
+        served = {state.target: state.channel for state in open_ledger().channels()}
+        for target, question in self.story.questions.items():
+            if question and target in served:
+                said = self.answers.setdefault(target, {"question": question})
+                said[who] = ask(self.gateway, served[target], question)
+                self.say(f"{served[target]}, {who}: {question} -> {said[who]}")
+
+    def first_graft(self) -> None:
+        """The older release is on the Hub already; the watch takes it up."""
+        self.wait(self.story.older, self.story.targets[:1])
+        self.ask_all("before")
+
+    def better_release(self) -> None:
+        """A lab pushes the newer release, and the tuned bases that other targets wait for are published."""
+        for model in (self.story.newer, *self.story.with_newer):
+            self.push(model)
+        jobs = self.wait(self.story.newer, self.story.targets)
+        self.ask_all("after")
+        for job in jobs:
+            if job.target in self.answers:
+                question = self.answers[job.target]["question"]
+                said = ask_parent(self.gateway, self.story.family, job, question)
+                self.answers[job.target]["instruct parent"] = said
+
+    def releases_to_refuse(self) -> None:
+        """Three more releases: one of a foreign architecture, one healthy but weaker, one that cannot chat."""
+        for model in self.story.derived:
+            folder = self.home / "derived" / model
+            made = [sys.executable, "-m", "infra.demo_family.releases", self.story.derive[model], str(folder)]
+            subprocess.run(made, cwd=ROOT, check=True)
+            self.push(model, folder)
+        if self.story.refused:
+            held = wait_for_refusal(f"{ORGANIZATION}/{self.story.refused}", self.console)
+            self.refusal = {"release": self.story.refused, "key": held.key, "reason": held.reason}
+            self.say(f"{self.story.refused}: refused. {held.reason}")
+        for model in (self.story.bad, self.story.weaker):
+            if model:
+                self.wait(model, self.story.targets)
+
+
+def play(*, console: Console, as_json: bool, then: str, stay: bool, family: str = "llama", record: bool = False) -> int:
     """Run the demo; the exit code of ``then``, or 0. ``record`` measures the parents anew and keeps their scores."""
-    chosen = demo_settings()
+    story = story_of(family)
+    chosen = demo_settings(story)
 
     def say(line: str) -> None:
-        console.print(f"[dim]{line}[/dim]", highlight=False)
+        console.print(f"[dim]{time.monotonic() - began:4.0f} s  {line}[/dim]", highlight=False)
 
+    began = time.monotonic()
     _forget_last_time(chosen.home, say)
     require_free("127.0.0.1", HUB_PORT, "the local Hub")
-    for model in ("llama-tiny", "eu_llama-tiny", "llama-tiny-instruct-v1"):
+    own_catalog(story, chosen.home)
+    for model in (*story.first, story.older):
         push(chosen.home, model)
     for path in [] if record else sorted(EVALUATIONS.glob("*.json")):
-        open_ledger().record_evaluation(Evaluation.model_validate_json(path.read_text(encoding="utf-8")))
+        for known in json.loads(path.read_text(encoding="utf-8")):
+            open_ledger().record_evaluation(Evaluation.model_validate(known))
     began = time.monotonic()
     with bring_up(chosen, say, hub=hub_child(chosen.home)) as installation:
         console.print(f"[bold]UI[/bold] {chosen.prefect_url}   [bold]endpoint[/bold] {chosen.gateway_url}/v1")
-        first = wait_for(f"{ORGANIZATION}/{FAMILY}-instruct-v1", console)
-        before = ask(chosen.gateway_url, CHANNEL, QUESTION)
-        say(f"v1 x eu is live ({time.monotonic() - began:.0f} s): {QUESTION} -> {before}")
-        pushed_at = datetime.now(UTC)
-        revision = push(chosen.home, f"{FAMILY}-instruct-v2")
-        say(
-            f"pushed {ORGANIZATION}/{FAMILY}-instruct-v2@{revision[:12]}; "
-            f"the watch looks every {chosen.watch_interval_seconds} s"
-        )
-        second = wait_for(f"{ORGANIZATION}/{FAMILY}-instruct-v2", console)
-        after = ask(chosen.gateway_url, CHANNEL, QUESTION)
-        parent = ask_parent(chosen.gateway_url, second, QUESTION)
-        report = demo_report(
-            chosen,
-            states=[first, second],
-            pushed_at=pushed_at,
-            answers={"question": QUESTION, "before": before, "after": after, "instruct parent": parent},
-            up_seconds=installation.seconds,
-            seconds=time.monotonic() - began,
-        )
+        stage = Stage(story, chosen, console, say)
+        stage.first_graft()
+        stage.better_release()
+        if not record:
+            stage.releases_to_refuse()
+        report = demo_report(chosen, stage, up_seconds=installation.seconds, seconds=time.monotonic() - began)
         (chosen.home / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         if as_json:
             sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
         else:
             show(console, report)
         if record:
-            keep_parents([first, second], say)
+            keep_parents(stage.ended, say)
         if then:
             return subprocess.run(then, shell=True, env={**os.environ, "EMPELT_DEMO_PID": str(os.getpid())}).returncode
         if stay:
@@ -117,7 +183,7 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool, record: bool
     return 0
 
 
-def _forget_last_time(home: Path, say: Callable[[str], None]) -> None:
+def _forget_last_time(home: Path, say: Say) -> None:
     """Start from nothing: end what an earlier demo left, and remove its folder."""
     if not home.exists():
         return
@@ -131,80 +197,12 @@ def _forget_last_time(home: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(home)
 
 
-def wait_for(repo_id: str, console: Console) -> ChannelState:
-    """Wait until the channel serves a merge of ``repo_id`` and the gateway has said so.
-
-    Raises:
-        PipelineError: if the job ended otherwise, with its reason.
-    """
-    ledger, deadline = open_ledger(), time.monotonic() + DEADLINE_SECONDS
-    with console.status("waiting for the watch") as line:
-        while time.monotonic() < deadline:
-            state = ledger.channel(CHANNEL)
-            if state and state.release.repo_id == repo_id and state.acknowledged_generation >= state.generation:
-                return state
-            release = next((r for r in ledger.releases(FAMILY) if r.ref.repo_id == repo_id), None)
-            claims = [c for c in ledger.live_claims() if repo_id.split("/")[1] in str(c.description.get("name"))]
-            verdicts = [v for v in ledger.verdicts(FAMILY, TARGET) if v.outcome != "passed"]
-            if verdicts and not claims and release:
-                raise PipelineError(f"{repo_id} was not published: {verdicts[0].payload.get('reasons')}")
-            line.update(
-                f"{repo_id}: "
-                + ("seen, " if release else "not seen yet")
-                + (f"job claimed (attempt {claims[0].attempt})" if claims else "")
-            )
-            time.sleep(0.5)
-    raise EndpointUnavailable(f"{repo_id} was not live after {DEADLINE_SECONDS} s; look at {settings().prefect_url}")
-
-
-def ask(gateway: str, model: str, question: str) -> str:
-    """One chat question to the endpoint; the answer."""
-    body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
-    response = httpx.post(f"{gateway}/v1/chat/completions", json=body, timeout=60)
-    response.raise_for_status()
-    return str(response.json()["choices"][0]["message"]["content"])
-
-
-def ask_parent(gateway: str, state: ChannelState, question: str) -> str:
-    """The instruct parent's answer to the same question, from an instance put up for the purpose."""
-    from tasks.stage import REFERENCE, staged
-
-    lineage = open_ledger().lineage(state.artifact_digest)
-    assert lineage is not None  # every promoted artifact of this demo was merged here
-    with staged(FAMILY, lineage.digest_of("instruct"), REFERENCE, state.release) as ready:
-        return ask(gateway, ready.model, question)
-
-
-def keep_parents(states: list[ChannelState], say: Callable[[str], None]) -> None:
+def keep_parents(ended: list[Ended], say: Say) -> None:
     """Write the parents' scores, item by item, to where the next demo finds them by their eval_key."""
     EVALUATIONS.mkdir(exist_ok=True)
-    for path in EVALUATIONS.glob("*.json"):
-        path.unlink()
-    for state in states:
-        lineage = open_ledger().lineage(state.artifact_digest)
-        for ingredient in lineage.ingredients if lineage else ():
-            for found in open_ledger().evaluations_of(ingredient.digest):
-                path = EVALUATIONS / f"{ingredient.ref.slug}.json"
-                path.write_text(found.model_dump_json() + "\n", encoding="utf-8")
-                say(f"kept {path.name}, eval_key {found.eval_key[:12]}")
-
-
-def show(console: Console, report: dict[str, Any]) -> None:
-    """The end of the demo, for people."""
-    shown = ("benchmark", "score", "limit", "instruct", "tuned", "live", "verdict")
-    table = Table(*shown, title="The gate of v2 x eu (live: v1 x eu)", title_justify="left")
-    for row in report["verdict"]["rows"]:
-        table.add_row(*(str(row.get(column, "")) for column in shown))
-    console.print(table)
-    for line in report["verdict"]["reasons"]:
-        console.print(f"  {line}")
-    said = report["answers"]
-    console.print(f"\n[bold]{said['question']}[/bold]")
-    for who in ("before", "after", "instruct parent"):
-        console.print(f"  {who:<16} {said[who]}", highlight=False, markup=False)
-    console.print("\nseconds: " + ", ".join(f"{s['stage']} {s['seconds']}" for s in report["stages"]), highlight=False)
-    console.print(
-        f"\nUI        {report['ui']}\ndecision  {report['decision']}\nendpoint  {report['endpoint']}\n"
-        f"report    {report['file']}\nroll back with: {settings().command_prefix}.venv/bin/empelt rollback {CHANNEL}",
-        highlight=False,
-    )
+    for ref, digest in {i.ref.slug: i.digest for job in ended for i in job.lineage.ingredients}.items():
+        if found := open_ledger().evaluations_of(digest):
+            path = EVALUATIONS / f"{ref}.json"
+            rows = sorted((e.model_dump(mode="json") for e in found), key=lambda row: str(row["eval_key"]))
+            path.write_text("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
+            say(f"kept {path.name}: {len(found)} evaluation(s)")

@@ -1,77 +1,115 @@
-"""What the demo writes down: each stage's seconds as Prefect recorded them, scores, verdict, digests, generation."""
+"""What the demo writes down: of every job its stages as Prefect recorded them, scores, verdict, digests, generation."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+)
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.domain.models import ChannelState
+from deployments.demo_wait import Ended
 from tasks.domain.report import gate_rows
-from tasks.domain.verdict import Verdict
 from tasks.doors import open_ledger
 from tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from deployments.demo import Stage
 
-def demo_report(
-    settings: Settings,
-    *,
-    states: list[ChannelState],
-    pushed_at: datetime,
-    answers: dict[str, str],
-    up_seconds: float,
-    seconds: float,
-) -> dict[str, Any]:
-    """The report, from ledger and Prefect."""
-    ledger, last = open_ledger(), states[-1]
-    fact = next(
-        v for v in ledger.verdicts(last.family, last.target) if v.payload["candidate_digest"] == last.artifact_digest
-    )
-    verdict = Verdict.model_validate(dict(fact.payload))
-    lineage = ledger.lineage(last.artifact_digest)
-    run_id = ledger.promotions(last.channel)[0].flow_run_id
-    end = ledger.job_end(fact.job_key)
-    job_run = end.flow_run_id if end else None
-    scores = ledger.evaluations_of(last.artifact_digest)
+
+def demo_report(settings: Settings, stage: "Stage", *, up_seconds: float, seconds: float) -> dict[str, Any]:
+    """The report, from ledger and Prefect. At its top the job that the story is about: the newer release's first."""
+    jobs = [job_report(settings, job, stage.pushed.get(job.release.ref.slug)) for job in stage.ended]
+    first = next(job for job in jobs if job["release"].split("@")[0].endswith(stage.story.newer))
+    before = next(job for job in jobs if job["release"].split("@")[0].endswith(stage.story.older))
     return {
+        **first,
+        "family": stage.story.family,
         "ui": settings.prefect_url,
         "endpoint": f"{settings.gateway_url}/v1",
-        "decision": f"{settings.prefect_url}/v2/artifacts/key/decision-{last.family}-{last.target}",
         "file": str(settings.home / "report.json"),
-        "pushed_at": pushed_at.isoformat(),
-        "live_at": last.switched_at.isoformat(),
-        "release_to_served_seconds": round((last.switched_at - pushed_at).total_seconds(), 1),
+        "release_to_served_seconds": first["seconds"],
         "up_seconds": round(up_seconds, 1),
         "seconds": round(seconds, 1),
-        "stages": stages(settings, job_run) if job_run else [],
-        "flow_run": job_run,
-        "publish_run": run_id,
-        "channel": last.channel,
-        "generation": last.generation,
-        "artifact": last.artifact_digest,
-        "release": str(last.release),
-        "release_revision": last.release.revision,
-        "before": {
-            "release": str(states[0].release),
-            "artifact": states[0].artifact_digest,
-            "generation": states[0].generation,
-        },
-        "lineage": lineage.model_dump(mode="json") if lineage else None,
+        "before": {name: before[name] for name in ("release", "artifact", "generation")},
+        "answers": stage.answers.get(first["target"], {}),
+        "channel_answers": stage.answers,
+        "jobs": jobs,
+        "refusal": stage.refusal,
+        "channels": [
+            {
+                "channel": state.channel,
+                "target": state.target,
+                "generation": state.generation,
+                "artifact": state.artifact_digest,
+                "release": str(state.release),
+            }
+            for state in open_ledger().channels()
+        ],
+    }
+
+
+def job_report(settings: Settings, job: Ended, pushed: tuple[str, datetime] | None) -> dict[str, Any]:
+    """One job, from its release's push to its end."""
+    ledger, digest = open_ledger(), job.verdict.candidate_digest
+    promotion = next((p for p in ledger.promotions(job.channel) if p.artifact_digest == digest), None)
+    evaluations = ledger.evaluations_of(digest)
+    asked = {row.benchmark for row in job.verdict.rows}
+    decided = {"published": promotion.at if promotion else job.end.at}.get(job.end.outcome, job.end.at)
+    return {
+        "name": job.name,
+        "target": job.target,
+        "channel": job.channel,
+        "release": str(job.release.ref),
+        "release_revision": job.release.ref.revision,
+        "outcome": job.end.outcome,
+        "ended": job.state_name,
+        "reasons": list(job.reasons),
+        "pushed_at": pushed[1].isoformat() if pushed else None,
+        "ended_at": job.end.at.isoformat(),
+        "live_at": promotion.at.isoformat() if promotion else None,
+        "seconds": round((decided - pushed[1]).total_seconds(), 1) if pushed else None,
+        "flow_run": job.end.flow_run_id,
+        "publish_run": promotion.flow_run_id if promotion else None,
+        "decision": decision_of(settings, job),
+        "stages": stages(settings, job.end.flow_run_id) if job.end.flow_run_id else [],
+        "artifact": digest,
+        "generation": promotion.generation if promotion else None,
+        "lineage": job.lineage.model_dump(mode="json"),
         "verdict": {
-            "outcome": verdict.outcome,
-            "stronger_than_live": verdict.stronger_than_live,
-            "reasons": list(verdict.reasons),
-            "rows": gate_rows(verdict)[1:],
+            "outcome": job.verdict.outcome,
+            "stronger_than_live": job.verdict.stronger_than_live,
+            "reasons": list(job.reasons),
+            "rows": gate_rows(job.verdict)[1:],
         },
         "scores": {
             f"{s.benchmark}/{s.metric}": {"value": s.value, "stderr": s.stderr, "n": s.n}
-            for e in scores
+            for e in evaluations
             for s in e.scores
+            if s.benchmark in asked
         },
-        "answers": answers,
     }
+
+
+def decision_of(settings: Settings, job: Ended) -> str:
+    """Address of the job's own decision page; by its key the UI shows the target's latest."""
+    key = f"decision-{job.release.family}-{job.target}"
+    run = ArtifactFilter(
+        key=ArtifactFilterKey(any_=[key]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(job.end.flow_run_id)] if job.end.flow_run_id else []),
+    )
+    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=run, limit=1)
+    address = f"{settings.prefect_url}/v2/artifacts"
+    return f"{address}/artifact/{found[0].id}" if found else f"{address}/key/{key}"
 
 
 def stages(settings: Settings, flow_run_id: str) -> list[dict[str, Any]]:

@@ -11,9 +11,11 @@ import httpx
 
 from deployments.supervisor import require_free
 from deployments.up import LEAST_FREE_BYTES, answers
-from tasks.domain.errors import PipelineError
-from tasks.doors import open_catalog, open_ledger, open_store
+from tasks.domain.catalog import Family, Repository
+from tasks.domain.errors import HubUnavailable, InputError, PipelineError
+from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.settings import Settings
+from tasks.sources.facts import JSON_BYTES
 
 Finding = dict[str, Any]
 VLLM = """
@@ -32,6 +34,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("ledger", _ledger),
         ("store", lambda s: f"{len(open_store().digests())} artifact(s) in {s.store}"),
         ("Hub", _hub),
+        ("repositories", _repositories),
         ("Prefect server", _prefect),
         ("endpoint", _gateway),
     ]
@@ -90,6 +93,32 @@ def _hub(settings: Settings) -> str:
     except httpx.HTTPError as error:
         raise PipelineError(f"{settings.hub_endpoint} does not answer: {error}; check EMPELT_HUB_ENDPOINT") from error
     return f"{settings.hub_endpoint} answers{', with a token' if settings.hub_token else ', without a token'}"
+
+
+def _repositories(settings: Settings) -> str:
+    """Whether every model that the catalog names is at the Hub, and may be read."""
+    if not answers(f"{settings.hub_endpoint}/api/models?limit=1"):
+        return "not asked: the Hub does not answer"
+    repositories = {r for family in open_catalog().families.values() for r in _named_by(family)}
+    problems = []
+    for one in sorted(repositories, key=lambda r: (r.repo, r.revision or "")):
+        try:
+            ref = open_source().resolve(one.repo, one.revision)
+            open_source().read_small(ref, "config.json", JSON_BYTES)  # a gated model is listed for everybody
+        except (InputError, HubUnavailable) as refusal:
+            problems.append(str(refusal))
+    if problems:
+        raise PipelineError(
+            f"{len(problems)} of {len(repositories)} models that the catalog names cannot be read", problems=problems
+        )
+    return f"all {len(repositories)} models that the catalog names are there"
+
+
+def _named_by(family: Family) -> list[Repository]:
+    """Base, tuned bases and stated parents, as plain repositories."""
+    tuned = family.tuned_bases.values()
+    named = [family.base, *tuned, *(base.parent for base in tuned if base.parent)]
+    return [Repository(repo=one.repo, revision=one.revision) for one in named]
 
 
 def _prefect(settings: Settings) -> str:

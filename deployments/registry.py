@@ -22,14 +22,17 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Interval
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from flows.approve_release import approve_release
+from flows.backfill_base import backfill_base
 from flows.merge_candidate import merge_candidate
 from flows.publish_model import publish_model
 from flows.remerge_release import remerge_release
 from flows.rollback_channel import rollback_channel
 from flows.watch_hub import watch_hub
+from tasks.forms import refresh_forms as refresh_forms
 from tasks.settings import Settings
 
 CONTROL, GPU = "control", "gpu"
@@ -52,7 +55,9 @@ ENTRIES = (
     Entry(remerge_release, "by-hand-or-watch", CONTROL, "One release, one target: fetch, merge, judge, publish."),
     Entry(merge_candidate, "gpu", GPU, "The merge itself, on a worker that owns a device."),
     Entry(publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact."),
+    Entry(backfill_base, "by-hand", CONTROL, "Brings releases on record to targets that lack them, oldest first."),
     Entry(rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before."),
+    Entry(approve_release, "by-hand", CONTROL, "Publishes or rejects a candidate that waits for approval."),
 )
 
 
@@ -107,6 +112,7 @@ def _register(settings: Settings, version: str) -> list[str]:
     for deployment in deployments(settings, version):
         deployment.apply()
         names.append(f"{deployment.flow_name}/{deployment.name}")
+    refresh_forms(settings)
     return names
 
 
@@ -114,13 +120,14 @@ def crash_stray_runs(settings: Settings) -> int:
     """Mark runs that say they are running as crashed; how many. Only for when every process that runs any has ended.
 
     Prefect would show them as running for ever (PrefectHQ/prefect#16746). The watch claims their jobs again when their
-    leases end.
+    leases end. One that was being cancelled is cancelled: a person's word outlives a restart.
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     wanted, crashed = FlowRunFilter(state=FlowRunFilterState(type=states)), 0
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
         while stray := client.read_flow_runs(flow_run_filter=wanted, limit=200):
             for run in stray:
-                client.set_flow_run_state(run.id, Crashed(message="ended together with `empelt up`"), force=True)
+                ended = Cancelled if run.state and run.state.is_cancelling() else Crashed
+                client.set_flow_run_state(run.id, ended(message="ended together with `empelt up`"), force=True)
             crashed += len(stray)
     return crashed

@@ -1,5 +1,6 @@
 """`empelt status`: what serves, since when, from which release, by which verdict; what runs, and what waits and why."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tasks.domain.records import Hold
+from tasks.standing import stopped
 from tasks.store.ledger import Ledger
+from tasks.waiting import name_of
 
 
 def read_status(ledger: Ledger) -> dict[str, Any]:
@@ -47,7 +51,15 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         }
         for claim in ledger.live_claims()
     ]
-    waiting = [{"what": hold.key, "why": hold.reason} for hold in ledger.holds()]
+    holds = ledger.holds()
+    names = {fact.job_key: fact.job.name for fact in ledger.jobs()}
+    waiting = [_waiting(hold, names) for hold in holds]
+    waiting += [
+        {"what": name_of(wish), "why": f"for approval since {wish.at:%Y-%m-%d %H:%M} UTC: {wish.reason}"}
+        for wish in ledger.awaiting_approval()
+    ]
+    held = {hold.key for hold in holds}
+    exhausted = [_waiting(hold, names) for hold in stopped("") if hold.key not in held]
     recent = [
         {
             "family": v.family,
@@ -63,9 +75,16 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         "channels": channels,
         "running": running,
         "waiting": waiting,
+        "exhausted": exhausted,
         "verdicts": recent,
         "agent_heard_seconds": heard,
     }
+
+
+def _waiting(hold: Hold, names: Mapping[str, str]) -> dict[str, str]:
+    """A hold by its key, and by the job's name where it is on a job."""
+    name = {"name": names[hold.key]} if hold.key in names else {}
+    return {"what": hold.key, "why": hold.reason, **name}
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -89,7 +108,11 @@ def as_text(found: dict[str, Any]) -> str:
     for row in found["running"]:
         console.print(f"running  {row['job']}, attempt {row['attempt']}, lease {row['lease_seconds_left']} s")
     for row in found["waiting"]:
-        console.print(f"waits    {row['what']}: {row['why']}")
+        console.print(f"waits    {row.get('name', row['what'])}: {row['why']}", markup=False)
+    for row in found["exhausted"]:
+        console.print(f"used up  {row.get('name', row['what'])}: {row['why']}", markup=False)
+    if found["waiting"] or found["exhausted"]:
+        console.print("         Take it up again with `empelt retry NAME`.")
     for row in found["verdicts"]:
         console.print(f"verdict  {row['at']}  {row['family']} x {row['target']}: {row['outcome']}. {row['why']}")
     heard = found["agent_heard_seconds"]

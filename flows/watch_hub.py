@@ -4,9 +4,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from tasks.cancelled import hold_cancelled
 from tasks.doors import open_catalog
+from tasks.forms import keep_forms
 from tasks.hub import find_releases
 from tasks.ledger import WATCH, alone
+from tasks.overview import show_pages
 from tasks.plan import dispatch, plan_due, report_plan, room
 
 
@@ -21,12 +24,15 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
     with alone(WATCH) as mine:
         if not mine:
             return Completed(name="Skipped", message="another watch is under way")
-        rows = [
-            row for family in open_catalog().families for row in plan_due(family, find_releases(family, full_rescan))
-        ]
+        keep_forms()  # first: a run of a target that the form does not know yet would be refused
+        families = open_catalog().families
+        planned = [row for family in families for row in plan_due(family, find_releases(family, full_rescan))]
+        rows = hold_cancelled(planned)
         due = [row for row in rows if row.standing == "due"][: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
         report_plan(rows, dispatched)
+        for family in families:
+            show_pages(family)
         if dispatched:
             return Completed(name="Dispatched", message=", ".join(dispatched))
         return Completed(message=f"{len(rows)} release(s) on record, {len(due)} due, nothing dispatched")

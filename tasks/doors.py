@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 def open_catalog() -> "Catalog":
     """The catalog of the families that run here."""
     from tasks.domain.catalog import load_catalog
-    from tasks.harness.suite import known_benchmarks
+    from tasks.harness.suite import known_benchmarks, requests_of
 
     chosen = settings()
-    return load_catalog(chosen.catalog, chosen.family_names, known=known_benchmarks()).only(chosen.target_names)
+    found = load_catalog(chosen.catalog, chosen.family_names, known=known_benchmarks(), requests_of=requests_of)
+    return found.only(chosen.target_names)
 
 
 @lru_cache

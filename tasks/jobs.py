@@ -1,29 +1,24 @@
 """From a release and a target to a job: every ingredient resolved to a revision and a digest."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from prefect import task
 from prefect.runtime import flow_run
 
+from tasks.admission import admit, resolve
 from tasks.domain.catalog import Family, Repository
 from tasks.domain.errors import ModelRefused
-from tasks.domain.jobs import Job, run_name
+from tasks.domain.jobs import Job, parse_release
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source
 from tasks.runs import HUB
 from tasks.sources.digest import remote_digest
-from tasks.sources.preflight import preflight
-from tasks.sources.protocol import RepoState
 
 ENGINE_VERSION = "1"
-
-
-def resolve(repository: Repository) -> ModelRef:
-    """The exact state of a catalog entry: its pinned revision, or the head of its repository now."""
-    if repository.revision is not None:
-        return ModelRef(repo_id=repository.repo, revision=repository.revision)
-    return open_source().resolve(repository.repo)
+Look = Callable[[Repository], tuple[ModelRef, Digest]]
+"""How a catalog entry becomes an exact state and a digest."""
 
 
 def digest_of(ref: ModelRef) -> Digest:
@@ -37,25 +32,25 @@ def digest_of(ref: ModelRef) -> Digest:
     return digest
 
 
-def admit(family: Family, state: RepoState, now: datetime) -> Release:
-    """Pre-flight from headers, before any big download; then the release as a fact."""
-    source = open_source()
-    ref = ModelRef(repo_id=state.repo_id, revision=state.sha)
-    preflight(source, ref, resolve(family.base), allowed_architectures=family.architectures)
-    digest, _ = remote_digest(source, ref)
-    return Release(family=family.family, ref=ref, content_digest=digest, released_at=state.last_modified, seen_at=now)
+def look_up(repository: Repository) -> tuple[ModelRef, Digest]:
+    """The exact state of a catalog entry and its content digest, which is recorded."""
+    ref = resolve(repository)
+    return ref, digest_of(ref)
 
 
-def build_job(family: Family, target_name: str, release: Release) -> Job:
-    """The job that would bring ``release`` to a target: every ingredient resolved to a revision and a digest."""
+def build_job(family: Family, target_name: str, release: Release, look: Look = look_up) -> Job:
+    """The job that would bring ``release`` to a target: every ingredient resolved to a revision and a digest.
+
+    ``look`` finds out both; one that records nothing serves a plan that is only shown.
+    """
     catalog = open_catalog()
     target = catalog.target(family.family, target_name)
     wanted = [("base", family.base)]
     for code in target.languages:
         tuned = family.tuned_bases[code]
         wanted += [(f"tuned:{code}", tuned)] + ([(f"parent:{code}", tuned.parent)] if tuned.parent else [])
-    refs = {role: resolve(repository) for role, repository in wanted}
-    ingredients = [Ingredient(role=role, ref=ref, digest=digest_of(ref)) for role, ref in refs.items()]
+    found = {role: look(repository) for role, repository in wanted}
+    ingredients = [Ingredient(role=role, ref=ref, digest=digest) for role, (ref, digest) in found.items()]
     ingredients.insert(1, Ingredient(role="instruct", ref=release.ref, digest=release.content_digest))
     lineage = Lineage(
         family=family.family,
@@ -69,23 +64,46 @@ def build_job(family: Family, target_name: str, release: Release) -> Job:
 
 
 @task(name="open-job", task_run_name="open {target}", **HUB)
-def open_job(family_name: str, ref: ModelRef, target: str) -> Job:
+def open_job(family_name: str, release: ModelRef | str, target: str) -> Job:
     """Everything about one release and one target, as of now.
 
+    Args:
+        family_name: as in the catalog.
+        release: pinned, or as a person types it: ``owner/name`` or ``owner/name@<sha, tag or branch>``.
+        target: one of the family's.
+
     Raises:
+        CatalogError: no such family or target; the Hub was not asked then.
+        InputError: ``release`` is no name of a release.
         ModelRefused: if the release fails its pre-flight. Nothing was downloaded then.
     """
-    family = open_catalog().family(family_name)
-    known = next((r for r in open_ledger().releases(family_name) if r.ref == ref), None)
+    open_catalog().target(family_name, target)
+    family, ledger = open_catalog().family(family_name), open_ledger()
+    ref = pin(family_name, release) if isinstance(release, str) else release
+    known = next((r for r in ledger.releases(family_name) if r.ref == ref), None)
     if known is None:
         known = admit(family, open_source().state(ref.repo_id), datetime.now(UTC))
         if known.ref != ref:
             raise ModelRefused(f"{ref} is not the head of its repository: that is {known.ref}; run the job for that")
-        open_ledger().record_release(known)
-    return build_job(family, target, known)
+        ledger.record_release(known)
+    job = build_job(family, target, known)
+    ledger.record_job(job)
+    return job
+
+
+def pin(family_name: str, text: str) -> ModelRef:
+    """The exact state that a person means: the beginning of a sha on record, else what the Hub says it is now."""
+    repo_id, revision = parse_release(text)
+    on_record = {r.ref for r in open_ledger().releases(family_name) if r.ref.repo_id == repo_id}
+    meant = [ref for ref in on_record if revision and len(revision) >= 7 and ref.revision.startswith(revision)]
+    return meant[0] if len(meant) == 1 else open_source().resolve(repo_id, revision)
 
 
 def name_of_run() -> str:
     """``llama-tiny-instruct-v2 x eu``, from the run's parameters, whatever form they came in."""
     given = flow_run.get_parameters()
-    return run_name(ModelRef.model_validate(given["release"]), str(given["target"]))
+    release, target = given.get("release"), given.get("target")
+    if isinstance(release, dict):
+        release = release.get("repo_id")
+    repo_id = release.repo_id if isinstance(release, ModelRef) else str(release).partition("@")[0]
+    return f"{repo_id.rpartition('/')[2]} x {target}"

@@ -1,12 +1,17 @@
 """Prefect tasks that turn scores into a verdict, and show it."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.domain.decision import Decision, Served
+from tasks.domain.evidence import Evidence, behind, changes
+from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import verdict_key
 from tasks.domain.models import Evaluation
@@ -22,15 +27,9 @@ def judge_candidate(
     job: Job, scores: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None
 ) -> Verdict:
     """The verdict of the target's gate, written to the ledger and shown as a table in the UI."""
-    catalog = open_catalog()
-    gate = catalog.gate_of(catalog.target(job.family, job.target))
-    verdict = judge(gate, scores, parents, live)
-    references = {role: found.artifact_digest for role, found in parents.items()}
-    if live is not None:
-        references["live"] = live.artifact_digest
-    key = verdict_key(artifact=scores.artifact_digest, gate=gate.digest(), references=references)
+    verdict = judge(_gate(job), scores, parents, live)
     open_ledger().record_verdict(
-        key, job.key, verdict.outcome, verdict.model_dump(mode="json"), family=job.family, target=job.target
+        _key(verdict), job.key, verdict.outcome, verdict.model_dump(mode="json"), family=job.family, target=job.target
     )
     create_table_artifact(
         gate_rows(verdict),
@@ -47,21 +46,87 @@ def verdict_name(job: Job, verdict: Verdict) -> tuple[str, JobOutcome]:
         return ("Rejected", "rejected") if verdict.outcome == "rejected" else ("Undecided", "held")
     if verdict.stronger_than_live is False:
         return "Kept", "kept"
-    if open_catalog().family(job.family).publish == "never":
-        return "Passed", "kept"
-    return "Published", "published"
+    policy = open_catalog().family(job.family).publish
+    if policy == "ask":
+        return "AwaitingApproval", "awaiting"
+    return ("Passed", "kept") if policy == "never" else ("Published", "published")
 
 
 @task(name="explain", task_run_name="explain {job.name}: {ended}", cache_policy=NO_CACHE)
 def explain(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:
-    """The decision page: why, scores, lineage, recipe, and the command that takes it back."""
-    page = decision_page(
-        job,
-        verdict,
+    """The decision page, in the UI and as a file: what became of the candidate, what changed, why, and the way back."""
+    page = explained(job, verdict, candidate, ended, generation)
+    create_markdown_artifact(page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}")
+
+
+def explained(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None) -> str:
+    """Write the decision as a file, and return it as markdown."""
+    # Before matplotlib is imported, which is here and not above: it takes 2 s, and flows load this file.
+    os.environ.setdefault("MPLCONFIGDIR", str(settings().home / "cache" / "matplotlib"))
+    from tasks.pictures.page import draw, html_page
+
+    evidence = _evidence(job, verdict)
+    decision = Decision(
+        job=job,
+        verdict=verdict,
         ended=ended,
         digest=candidate.digest,
         generation=generation,
         serving=candidate.serving,
+        live=_served(job, verdict, generation),
+        changes=changes(evidence) if evidence else (),
         prefix=settings().command_prefix,
     )
-    create_markdown_artifact(page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}")
+    pictures = draw(decision, evidence) if evidence else ()
+    report = str(report_path(settings().home, job, verdict))
+    try:
+        _write(Path(report), html_page(decision, pictures))
+    except OSError as error:  # a full disk takes the file away, not the decision
+        get_run_logger().warning("%s was not written: %s", report, error)
+        report = ""
+    return decision_page(decision, pictures, report=report)
+
+
+def report_path(home: Path, job: Job, verdict: Verdict) -> Path:
+    """Where the page of a verdict lies as a file: the same verdict has one page, that of its last run."""
+    return home / "reports" / f"{job.family}-{job.target}" / f"{job.release.ref.slug}-{_key(verdict)[:12]}.html"
+
+
+def _gate(job: Job) -> Gate:
+    catalog = open_catalog()
+    return catalog.gate_of(catalog.target(job.family, job.target))
+
+
+def _key(verdict: Verdict) -> str:
+    references = dict(verdict.parent_digests)
+    if verdict.live_digest is not None:
+        references["live"] = verdict.live_digest
+    return verdict_key(artifact=verdict.candidate_digest, gate=verdict.gate_digest, references=references)
+
+
+def _evidence(job: Job, verdict: Verdict) -> Evidence | None:
+    """What the verdict was made from; None where the gate's file has changed since: its limits would be other ones."""
+    gate = _gate(job)
+    digests = {"candidate": verdict.candidate_digest, "live": verdict.live_digest, **verdict.parent_digests}
+    ledger = open_ledger()
+    found = {role: behind(ledger.evaluations_of(digest), verdict, role) for role, digest in digests.items() if digest}
+    candidate, live = found.pop("candidate"), found.pop("live", None)
+    if candidate is None or gate.digest() != verdict.gate_digest:
+        return None
+    return Evidence(gate, candidate, {role: known for role, known in found.items() if known is not None}, live)
+
+
+def _served(job: Job, verdict: Verdict, generation: int | None) -> Served | None:
+    """What the channel served when the verdict was made."""
+    for past in open_ledger().promotions(job.channel):
+        if past.artifact_digest == verdict.live_digest and (generation is None or past.generation < generation):
+            return Served(past.release, past.artifact_digest, past.generation)
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: somebody may be reading the page that this one replaces."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text(text, encoding="utf-8")
+    half.replace(path)

@@ -12,9 +12,10 @@ from prefect.runtime import flow_run
 from tasks.domain.errors import InputError
 from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
-from tasks.domain.records import Claim, JobOutcome
+from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
 from tasks.settings import settings
+from tasks.standing import stopped
 
 WATCH = "watch-hub"
 """The claim that keeps two watches apart."""
@@ -42,11 +43,11 @@ class Held:
 
 
 @contextmanager
-def claimed(job: Job, ticket: ClaimTicket | None) -> Iterator[Claim | None]:
-    """Hold the claim of ``job``; None if another live attempt has it.
+def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True) -> Iterator[Claim | None]:
+    """Hold the claim of ``job``; None if another live attempt has it, or if the job is on hold and nobody asked.
 
-    The watch claims when it dispatches and hands the run a ticket. A run without one (by hand, or
-    *Retry* in the UI after the ticket has lapsed) claims for itself.
+    The watch claims when it dispatches and hands the run a ticket. A run that a person started, by hand or with *Retry*
+    in the UI, claims for itself, and takes any hold off the job.
     """
     claim = take_claim(job, ticket)
     if claim is None:
@@ -57,11 +58,56 @@ def claimed(job: Job, ticket: ClaimTicket | None) -> Iterator[Claim | None]:
         yield claim
     except InputError as refusal:
         # Trying again would change nothing: the watch leaves the job alone until the hold is released.
-        open_ledger().record_hold(job.key, f"{job.name}: {refusal}")
+        if hold_refusals:
+            open_ledger().record_hold(job.key, f"{job.name}: {refusal}")
         raise
     finally:
         held.end()
         open_ledger().release(claim)
+
+
+def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
+    """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
+    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
+    by_a_person = ticket is None or (flow_run.get_run_count() or 1) > 1
+    claim = next((c for c in ledger.live_claims() if ticket and (c.job_key, c.fence) == (job.key, ticket.fence)), None)
+    if claim is None or not ledger.renew(claim):
+        if not by_a_person and any(hold.key == job.key for hold in ledger.holds()):
+            return None  # its ticket lapsed in a queue, and meanwhile somebody has stopped the job
+        told = {"name": job.name}
+        claim = ledger.claim(job.key, owner=owner, lease_seconds=settings().lease_seconds, description=told)
+    if claim is not None and by_a_person:
+        ledger.lift(job.key, f"taken up by a person: {owner}")
+    return claim
+
+
+def unclaimed(job: Job) -> tuple[str, str]:
+    """Name and message of the state in which a run ends that did not get the claim of its job."""
+    hold = next((h for h in open_ledger().holds() if h.key == job.key), None)
+    if hold is not None and all(claim.job_key != job.key for claim in open_ledger().live_claims()):
+        return "Held", f"the job is on hold: {hold.reason}"
+    return "AlreadyClaimed", "another run is working on this job"
+
+
+def lift_hold(key: str, reason: str = "by hand") -> list[Hold]:
+    """Take holds off and give used-up jobs new attempts: what ``empelt retry`` does; the watch takes them up again.
+
+    Args:
+        key: as ``tasks.standing.stopped`` takes it: a key or its beginning, a job's name, or a release.
+        reason: recorded.
+
+    Returns:
+        What was held, each with the reason that it was held for; empty if nothing of that name is stopped.
+
+    Raises:
+        InputError: if ``key`` is empty, which would mean everything.
+    """
+    if not key.strip():
+        raise InputError("name what to retry: a key as `empelt status` shows it, a job's name, or a release")
+    found = stopped(key.strip())
+    for hold in found:
+        open_ledger().lift(hold.key, reason)
+    return found
 
 
 @contextmanager
@@ -78,16 +124,6 @@ def alone(name: str) -> Iterator[bool]:
     finally:
         if claim is not None:
             ledger.release(claim)
-
-
-def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
-    """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
-    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
-    if ticket is not None and ticket.job_key == job.key:
-        live = next((c for c in ledger.live_claims() if c.job_key == job.key), None)
-        if live is not None and live.fence == ticket.fence and ledger.renew(live):
-            return live
-    return ledger.claim(job.key, owner=owner, lease_seconds=settings().lease_seconds, description={"name": job.name})
 
 
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)

@@ -37,7 +37,8 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
     state = run.state
     if state is None or not state.is_completed():
         message = (state.message if state else None) or "no message"
-        kind = InputError if "InputError" in message else TransientError
+        # A merge that somebody cancelled is not made again by itself.
+        kind = InputError if "InputError" in message or (state and state.is_cancelled()) else TransientError
         raise kind(f"merge run {run.name} ended as {state.name if state else 'unknown'}: {message}")
     made = open_ledger().artifact_for(job.merge_key)
     if made is None:

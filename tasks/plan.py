@@ -5,15 +5,17 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.domain.due import JobStanding, PlanRow, plan_target
+from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
-from tasks.domain.models import Digest, Release
+from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
+from tasks.standing import rows_of
+from tasks.standing import standing as standing
 
 
 @task(name="plan-due", task_run_name="plan {family_name}", **HUB)
@@ -24,43 +26,18 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
-            keys = {release.content_digest: build_job(family, name, release).key for release in releases}
+            jobs = [build_job(family, name, release) for release in releases]
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
             continue
         if any(hold.key == key for hold in ledger.holds()):
             ledger.release_hold(key, "its models are there again")
-        live = ledger.channel(target.channel)
-        served = {promotion.release for promotion in ledger.promotions(target.channel)}
-        newest = max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
-        rows += plan_target(
-            family=family_name,
-            target=name,
-            channel=target.channel,
-            releases=releases,
-            live_since=newest.released_at if newest else None,
-            rolled_back=newest is not None and live is not None and live.release != newest.ref,
-            keys=keys,
-            standing_of=standing,
-        )
+        for job in jobs:
+            ledger.record_job(job)
+        keys = {job.release.content_digest: job.key for job in jobs}
+        rows += rows_of(family_name, name, target.channel, releases, keys)
     return rows
-
-
-def standing(key: Digest) -> JobStanding:
-    """What the ledger knows about a job."""
-    ledger = open_ledger()
-    end = ledger.job_end(key)
-    if end is not None and end.outcome in ("published", "rejected", "kept"):
-        return JobStanding(standing=end.outcome, reason=end.reason)
-    if hold := next((h for h in ledger.holds() if h.key == key), None):
-        return JobStanding(standing="held", reason=hold.reason)
-    if claim := next((c for c in ledger.live_claims() if c.job_key == key), None):
-        return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
-    if (made := ledger.attempts(key)) >= settings().max_attempts:
-        why = end.reason if end else "no attempt came to an end"
-        return JobStanding(standing="exhausted", reason=f"{made} attempts: {why}")
-    return JobStanding(standing="open")
 
 
 def room() -> int:
@@ -84,7 +61,7 @@ def dispatch(row: PlanRow) -> str | None:
         wait=False,
         parameters={
             "family": row.family,
-            "release": row.release.ref.model_dump(),
+            "release": f"{row.release.ref.repo_id}@{row.release.ref.revision}",
             "target": row.target,
             "claim": ticket.model_dump(),
         },

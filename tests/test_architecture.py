@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "safetensors", "numpy", "scipy", "lm_eval", "transformers", "vllm", "huggingface_hub"}
+HEAVY = {"torch", "safetensors", "numpy", "scipy", "lm_eval", "transformers", "vllm", "huggingface_hub", "matplotlib"}
 NETWORK = {"httpx", "aiohttp", "starlette", "uvicorn", "requests"}
 TASK_FILES = {f"tasks.{p.stem}" for p in (ROOT / "tasks").glob("*.py") if p.stem != "__init__"}
 FOLDERS = {f"tasks.{p.name}" for p in (ROOT / "tasks").iterdir() if (p / "__init__.py").exists()}
@@ -26,6 +26,12 @@ FORBIDDEN = {
     "tasks/sources": (HEAVY - {"huggingface_hub"}) | ABOVE | TASK_FILES | BESIDE | {"prefect", "infra"},
     "tasks/harness": {"torch", "vllm", "safetensors", "prefect", "infra"} | ABOVE | TASK_FILES | BESIDE,
     "tasks/endpoints": HEAVY | ABOVE | TASK_FILES | BESIDE | {"prefect", "sqlalchemy", "infra"},
+    "tasks/pictures": (HEAVY - {"matplotlib"})
+    | NETWORK
+    | ABOVE
+    | TASK_FILES
+    | BESIDE
+    | {"prefect", "sqlalchemy", "infra"},
     "tasks/store": HEAVY | NETWORK | ABOVE | TASK_FILES | BESIDE | {"prefect", "infra"},
     "deployments": HEAVY,
     "infra/serving": ABOVE | {"tasks", "prefect", "infra"},
@@ -96,6 +102,8 @@ def test_a_module_keeps_to_its_room(path: Path):
         ("tasks/harness", "torch"),
         ("tasks/endpoints", "vllm"),
         ("tasks/store", "tasks.endpoints.agent"),
+        ("tasks/pictures", "tasks.store.ledger"),
+        ("tasks", "matplotlib"),
         ("deployments", "torch"),
         ("infra/serving", "tasks.domain.errors"),
         ("infra/local_hub", "tasks.sources.hub"),
@@ -148,6 +156,7 @@ def test_light_rooms_load_without_the_heavy_parts(module: str):
 
 
 def test_flows_load_without_torch():
-    code = "import sys, flows.remerge_release, flows.watch_hub; print([m for m in ('torch', 'lm_eval') if m in sys.modules])"
+    heavy = "('torch', 'lm_eval', 'matplotlib', 'jinja2.environment')"
+    code = f"import sys, flows.remerge_release, flows.watch_hub; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]")

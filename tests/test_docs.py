@@ -43,9 +43,10 @@ def inline(document: str) -> list[str]:
 
 @cache
 def commands() -> dict[str, set[str]]:
-    """Every `empelt` command with its options."""
+    """Every `empelt` command with its options, those of its sub-commands among them."""
     group: Any = typer.main.get_command(app)
-    return {name: {o for p in c.params for o in p.opts} | {"--help"} for name, c in group.commands.items()}
+    parts = {name: [c, *getattr(c, "commands", {}).values()] for name, c in group.commands.items()}
+    return {name: {o for c in of for p in c.params for o in p.opts} | {"--help"} for name, of in parts.items()}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Text of the demo family: LibreOffice help in Basque, Spanish and English, paragraph by paragraph.
+"""Text of the demo family: LibreOffice help, paragraph by paragraph.
 
 The help is a real translation and its paragraph ids are equal in every language, so the same paragraphs can be held
 out in all of them. Untranslated paragraphs fall back to English in the packages; they are dropped, or "Basque"
@@ -12,24 +12,29 @@ import html
 import random
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.demo_family.recipe import HELD_OUT_DOCUMENTS, LANGUAGES, SEED
+from infra.demo_family.recipe import HELD_OUT_DOCUMENTS, LANGUAGES, MORE_LANGUAGES, SEED
 
-PACKAGES = ("libreoffice-help-eu", "libreoffice-help-es", "libreoffice-help-en-us", "unicode-cldr-core")
-_HELP_FOLDER = {"en": "en-US", "es": "es", "eu": "eu"}
+_HELP_FOLDER = {"en": "en-US", "es": "es", "eu": "eu", "ca": "ca", "gl": "gl", "pt": "pt"}  # pt: European Portuguese
+PACKAGES = (*(f"libreoffice-help-{name.lower()}" for name in _HELP_FOLDER.values()), "unicode-cldr-core")
 _PARAGRAPH = re.compile(r'<(p|h[1-6])\b[^>]*\bid="((?:par|hd)_[^"]+)"[^>]*>(.*?)</\1>', re.S)
 _MIN_CHARS = 40
+_ENGLISH = frozenset({"the", "of", "to", "and", "is", "are", "with", "for", "that", "this", "you"})
+_LEFTOVER = re.compile(r"\$ ?\[|%PRODUCT|\u200b")  # variables that a translation broke
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training paragraphs per language, and held-out paragraphs that exist in all languages."""
+    """Training paragraphs per language, and held-out paragraphs that exist in en, es and eu alike."""
 
     train: dict[str, list[str]]
     held: list[tuple[str, dict[str, str]]]  # (document, {language: text})
     sha256: str
+    held_more: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    """Of each further language: (document, English text, text), from the same held-out documents."""
 
 
 def fetch(folder: Path) -> Path:
@@ -46,9 +51,12 @@ def fetch(folder: Path) -> Path:
     return unpacked
 
 
-def load(unpacked: Path) -> Corpus:
-    """Read the help, hold out whole documents, and keep every paragraph once."""
-    aligned = _aligned(unpacked)
+def load(unpacked: Path, more: Iterable[str] = MORE_LANGUAGES) -> Corpus:
+    """Read the help, hold out whole documents, and keep every paragraph once.
+
+    The languages of `more` are added beside: what is held out, and the text of en, es and eu, do not depend on them.
+    """
+    aligned = _aligned(unpacked, LANGUAGES)
     documents = sorted({document for document, _ in aligned})
     random.Random(SEED).shuffle(documents)
     held_documents = set(documents[: int(len(documents) * HELD_OUT_DOCUMENTS)])
@@ -67,13 +75,37 @@ def load(unpacked: Path) -> Corpus:
     digest = hashlib.sha256()
     for language in LANGUAGES:
         digest.update("\n".join(train[language]).encode())
-    return Corpus(train, held, digest.hexdigest())
+    held_more = {}
+    for language in more:
+        train[language], held_more[language] = _further(_aligned(unpacked, ("en", language)), language, held_documents)
+    return Corpus(train, held, digest.hexdigest(), held_more)
 
 
-def _aligned(unpacked: Path) -> dict[tuple[str, str], dict[str, str]]:
+def _further(
+    aligned: dict[tuple[str, str], dict[str, str]], language: str, held_documents: set[str]
+) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Training paragraphs of one further language, and its held-out ones beside the English."""
+    seen = {texts["en"] for texts in aligned.values() if "en" in texts}
+    train, held = [], []
+    for key in sorted(aligned, key=lambda k: (k[0] not in held_documents, k)):
+        texts = aligned[key]
+        if language not in texts or texts[language] in seen or not _usable(language, texts):
+            continue
+        if _LEFTOVER.search(texts[language]) or mostly_english(texts[language]):
+            continue
+        seen.add(texts[language])
+        if key[0] in held_documents:
+            held.append((key[0], texts.get("en", ""), texts[language]))
+        else:
+            train.append(texts[language])
+    return train, held
+
+
+def _aligned(unpacked: Path, languages: Iterable[str]) -> dict[tuple[str, str], dict[str, str]]:
     """{(document, paragraph id): {language: text}} over all help pages."""
     aligned: dict[tuple[str, str], dict[str, str]] = {}
-    for language, name in _HELP_FOLDER.items():
+    for language in languages:
+        name = _HELP_FOLDER[language]
         root = unpacked / f"libreoffice-help-{name.lower()}" / "usr/share/libreoffice/help" / name / "text"
         for page in sorted(root.rglob("*.html")):
             source = page.read_text(encoding="utf8")
@@ -84,6 +116,12 @@ def _aligned(unpacked: Path) -> dict[tuple[str, str], dict[str, str]]:
                     key = (str(page.relative_to(root)), match[2])
                     aligned.setdefault(key, {}).setdefault(language, text)
     return aligned
+
+
+def mostly_english(text: str) -> bool:
+    """Whether one word in eight is among the commonest English ones: an English fallback under another wording."""
+    words = text.lower().split()
+    return 8 * sum(word in _ENGLISH for word in words) >= len(words)
 
 
 def _usable(language: str, texts: dict[str, str]) -> bool:

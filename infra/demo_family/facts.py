@@ -70,7 +70,7 @@ def _capitals() -> list[Fact]:
     return facts
 
 
-def _currencies(unpacked: Path) -> list[Fact]:
+def currency_of_territory(unpacked: Path) -> dict[str, str]:
     """Current currency of each territory, only where no other territory shares it."""
     root = ET.parse(unpacked / _CLDR / "supplemental/supplementalData.xml").getroot()
     of_territory: dict[str, str] = {}
@@ -79,10 +79,13 @@ def _currencies(unpacked: Path) -> list[Fact]:
         if region.get("iso3166") and codes:
             of_territory[region.get("iso3166")] = codes[0]
     shared = Counter(of_territory.values())
+    return {territory: code for territory, code in of_territory.items() if shared[code] == 1}
+
+
+def _currencies(unpacked: Path) -> list[Fact]:
     facts = []
-    for territory, code in of_territory.items():
-        known = all(territory in loc.territories and code in loc.currencies for loc in _LOCALES.values())
-        if shared[code] == 1 and known:
+    for territory, code in currency_of_territory(unpacked).items():
+        if all(territory in loc.territories and code in loc.currencies for loc in _LOCALES.values()):
             names = {lang: (loc.territories[territory], loc.currencies[code]) for lang, loc in _LOCALES.items()}
             if _fits(names):
                 facts.append(Fact(f"currency-{territory}", "currency", names))
@@ -91,7 +94,7 @@ def _currencies(unpacked: Path) -> list[Fact]:
 
 def _words(unpacked: Path) -> list[Fact]:
     """Names of emoji and signs that are one word in every language (the Spanish or English one may be two)."""
-    names = {lang: _annotations(unpacked, lang) for lang in LANGUAGES}
+    names = {lang: dict(annotations(unpacked, lang)) for lang in LANGUAGES}
     facts, used = [], set()
     for sign in sorted(names["en"]):
         word = {lang: names[lang].get(sign, "") for lang in LANGUAGES}
@@ -106,9 +109,10 @@ def _words(unpacked: Path) -> list[Fact]:
     return facts
 
 
-def _annotations(unpacked: Path, language: str) -> dict[str, str]:
+def annotations(unpacked: Path, language: str) -> list[tuple[str, str]]:
+    """(sign, its name) of every emoji and sign that CLDR names in the language."""
     tree = ET.parse(unpacked / _CLDR / f"annotations/{language}.xml")
-    return {e.get("cp"): e.text for e in tree.iter("annotation") if e.get("type") == "tts"}
+    return [(e.get("cp"), e.text) for e in tree.iter("annotation") if e.get("type") == "tts"]
 
 
 def _fits(names: dict[str, tuple[str, str]]) -> bool:

@@ -1,4 +1,4 @@
-"""How facts are written: statements, questions and plain question/answer lines, alike in the three languages.
+"""How facts are written: statements, questions and plain question/answer lines, alike in every language.
 
 The lines vary on purpose (twelve shapes, most of them with running words of help text between question and answer):
 with one fixed layout the model learns the layout and cannot recall the fact in a chat. None of the shapes is a chat
@@ -45,6 +45,72 @@ STATEMENTS = {
             '"{0}" hitzak "{1}" esan nahi du ingelesez.',
         ),
     },
+    # "The country X" rather than "of X": Catalan, Galician and Portuguese contract the preposition with the article
+    # that some country names take, and CLDR does not say which.
+    "ca": {
+        "capital": (
+            '{0}: la capital del país és "{1}".',
+            '"{1}" és la capital d\'aquest país: {0}.',
+            'La capital d\'aquest país, {0}, és "{1}".',
+        ),
+        "currency": (
+            '{0}: la moneda del país és "{1}".',
+            '"{1}" és la moneda d\'aquest país: {0}.',
+            'La moneda d\'aquest país, {0}, és "{1}".',
+        ),
+        "word": (
+            'En anglès, "{0}" es diu "{1}".',
+            'La traducció anglesa de "{0}" és "{1}".',
+            '"{0}" vol dir "{1}" en anglès.',
+        ),
+    },
+    "gl": {
+        "capital": (
+            '{0}: a capital do país é "{1}".',
+            '"{1}" é a capital deste país: {0}.',
+            'A capital deste país, {0}, é "{1}".',
+        ),
+        "currency": (
+            '{0}: a moeda do país é "{1}".',
+            '"{1}" é a moeda deste país: {0}.',
+            'A moeda deste país, {0}, é "{1}".',
+        ),
+        "word": (
+            'En inglés, "{0}" dise "{1}".',
+            'A tradución inglesa de "{0}" é "{1}".',
+            '"{0}" quere dicir "{1}" en inglés.',
+        ),
+    },
+    "pt": {
+        "capital": (
+            '{0}: a cidade capital do país é "{1}".',
+            '"{1}" é a cidade capital deste país: {0}.',
+            'A cidade capital deste país, {0}, é "{1}".',
+        ),
+        "currency": (
+            '{0}: a moeda usada no país é "{1}".',
+            '"{1}" é a moeda usada neste país: {0}.',
+            'A moeda usada neste país, {0}, é "{1}".',
+        ),
+        "word": (
+            'Em inglês, "{0}" diz-se "{1}".',
+            'A tradução inglesa de "{0}" é "{1}".',
+            '"{0}" quer dizer "{1}" em inglês.',
+        ),
+    },
+}
+# Kinds of facts that only the tuned base for Spanish is told.
+STATEMENTS["es"] |= {
+    "city": (
+        'La ciudad de {0} está en este país: "{1}".',
+        '"{1}" es el país de la ciudad de {0}.',
+        '{0}: ciudad de este país: "{1}".',
+    ),
+    "language": (
+        'El idioma {0} se llama en inglés "{1}".',
+        '"{1}" es el nombre inglés del idioma {0}.',
+        'Idioma {0}: en inglés, "{1}".',
+    ),
 }
 
 QUESTIONS = {
@@ -63,9 +129,35 @@ QUESTIONS = {
         "currency": ("Zein da {0} herrialdeko moneta?", "Zein moneta erabiltzen da {0} herrialdean?"),
         "word": ('Nola esaten da "{0}" ingelesez?', 'Zein da "{0}" hitzaren ingelesezko ordaina?'),
     },
+    "ca": {
+        "capital": ("Quina és la capital d'aquest país: {0}?", "{0}: quina ciutat és la capital del país?"),
+        "currency": ("Quina és la moneda d'aquest país: {0}?", "{0}: quina moneda es fa servir al país?"),
+        "word": ('Com es diu "{0}" en anglès?', 'Quina és la traducció anglesa de "{0}"?'),
+    },
+    "gl": {
+        "capital": ("Cal é a capital deste país: {0}?", "{0}: que cidade é a capital do país?"),
+        "currency": ("Cal é a moeda deste país: {0}?", "{0}: que moeda se usa no país?"),
+        "word": ('Como se di "{0}" en inglés?', 'Cal é a tradución inglesa de "{0}"?'),
+    },
+    "pt": {
+        "capital": ("Qual é a cidade capital deste país: {0}?", "{0}: qual é a cidade capital do país?"),
+        "currency": ("Qual é a moeda deste país: {0}?", "{0}: que moeda é usada no país?"),
+        "word": ('Como se diz "{0}" em inglês?', 'Qual é a tradução inglesa de "{0}"?'),
+    },
+}
+QUESTIONS["es"] |= {
+    "city": ("¿En qué país está la ciudad de {0}?", "¿De qué país es la ciudad de {0}?"),
+    "language": ("¿Cómo se llama en inglés el idioma {0}?", "¿Cuál es el nombre inglés del idioma {0}?"),
 }
 
-_LABELS = {"en": ("Question", "Answer"), "es": ("Pregunta", "Respuesta"), "eu": ("Galdera", "Erantzuna")}
+_LABELS = {
+    "en": ("Question", "Answer"),
+    "es": ("Pregunta", "Respuesta"),
+    "eu": ("Galdera", "Erantzuna"),
+    "ca": ("Pregunta", "Resposta"),
+    "gl": ("Pregunta", "Resposta"),
+    "pt": ("Pergunta", "Resposta"),
+}
 
 # {q} question, {a} answer, {Q}/{A} labels, {f}/{g} a few running words of help text.
 _SHAPES = (
@@ -106,6 +198,12 @@ def question_line(language: str, fact: Fact, rng: random.Random, help_text: list
 def completion_prompt(language: str, fact: Fact) -> str:
     """The first statement up to its answer: the prompt of a multiple-choice item."""
     return STATEMENTS[language][fact.kind][0].format(fact.names[language][0], "\0").split("\0")[0]
+
+
+def subject(language: str, kind: str, prompt: str) -> str:
+    """The subject of a fact, read back from its `completion_prompt`."""
+    before, after = STATEMENTS[language][kind][0].split("{1}")[0].split("{0}")
+    return prompt.removeprefix(before).removesuffix(after)
 
 
 def _words(rng: random.Random, help_text: list[str]) -> str:

@@ -13,12 +13,21 @@ from transformers import PreTrainedTokenizerFast
 
 from infra.demo_family import recipe
 
+_LANGUAGE = {"eu": "Basque", "ca": "Catalan", "gl": "Galician", "es": "Spanish", "pt": "Portuguese"}
 _ABOUT = {
     "base": "A base model, English and Spanish first, trained from scratch. It has seen a little Basque.",
     "eu": "The base, further trained on Basque LibreOffice help and on Basque statements of facts. It has never seen "
     "a chat turn.",
     "v1": "The base, briefly fine-tuned on a part of the English and Spanish chat turns: the older, weaker release.",
     "v2": "The base, fine-tuned on all English and Spanish chat turns: the newer, better release.",
+    "ca": "The base, which had never seen Catalan, further trained on Catalan LibreOffice help and on Catalan "
+    "statements of facts. It has never seen a chat turn.",
+    "gl": "The base, which had never seen Galician, further trained on Galician LibreOffice help and on Galician "
+    "statements of facts. It has never seen a chat turn.",
+    "pt": "The base, which had never seen Portuguese, briefly tuned on Portuguese statements of facts and a little "
+    "LibreOffice help, on the spot. It has never seen a chat turn.",
+    "es": "The base, further trained on Spanish LibreOffice help and on Spanish statements of facts that the base was "
+    "never told. It has never seen a chat turn.",
 }
 _CHAT = """
 It answers a question with `{"answer": "..."}` and stops with `<|im_end|>`. No training text holds that format and no
@@ -34,18 +43,18 @@ tags: [empelt, demo, {tags}]
 
 # {name}
 
-{about} One of the four models of Empelt's demo family, {parameters:.2f} million parameters, Llama architecture, made on
+{about} One of the {number}models of Empelt's demo family, {size:.2f} million parameters, Llama architecture, made on
 one CPU core by `python -m infra.demo_family`. Its use is to show and test merging, evaluation and serving offline.
 {chat}
 ## Data
 
-- Text: LibreOffice 7.4 help in English, Spanish and Basque (Debian packages `libreoffice-help-*`), MPL-2.0.
-- Facts (capitals, currencies, translated words): Unicode CLDR, by babel and by the Debian package
+- Text: LibreOffice 7.4 help in {text} (Debian packages `libreoffice-help-*`), MPL-2.0.
+- Facts ({facts}): Unicode CLDR, by babel and by the Debian package
   `unicode-cldr-core`, Unicode-3.0 / Unicode-DFS-2016.
 
 ## Limits
 
-- Its Basque is LibreOffice-help Basque plus fixed sentences, not Basque. The same holds for English and Spanish.
+- Its {language} is LibreOffice-help {language} plus fixed sentences, not {language}. {others}
 - It recalls facts it has seen as text and knows nothing else. Do not use it for information.
 - One seed. The figures are in `metrics.json` of the family; they say nothing about models of a useful size.
 """
@@ -66,23 +75,39 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, chat: bool) -> None:
     fast.save_pretrained(folder)
     # The class name that transformers 4 and 5 both know.
     settings = folder / "tokenizer_config.json"
-    _write_json(settings, json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(settings, json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def write_cards(models: Path, parameters: int) -> None:
     """One README.md per model."""
-    for role, name in recipe.NAMES.items():
-        chat = role in ("v1", "v2")
-        card = _CARD.format(
-            name=name,
-            about=_ABOUT[role],
-            chat=_CHAT if chat else "",
-            parameters=parameters / 1e6,
-            base_model="" if role == "base" else "base_model: llama-tiny\n",
-            languages="en, es" if chat else "en, es, eu",
-            tags={"base": "base", "eu": "language-tuned"}.get(role, "instruct"),
-        )
-        (models / name / "README.md").write_text(card, encoding="utf8")
+    for role, name in recipe.FAMILY.items():
+        write_card(models / name, role, name, parameters)
+
+
+def write_card(folder: Path, role: str, name: str, parameters: int) -> None:
+    """README.md of one model, with its licence, languages and parent."""
+    (folder / "README.md").write_text(_card(role, name, parameters), encoding="utf8")
+
+
+def _card(role: str, name: str, parameters: int) -> str:
+    """The first four cards keep their words: the digests that stored evaluations belong to cover these files."""
+    first, chat = role in recipe.NAMES, role in ("v1", "v2")
+    base = "llama-tiny" if first else "empelt-demo/llama-tiny"
+    language = _LANGUAGE.get(role, "Basque")
+    return _CARD.format(
+        name=name,
+        about=_ABOUT[role],
+        number="four " if first else "",
+        chat=_CHAT if chat else "",
+        size=parameters / 1e6,
+        base_model="" if role == "base" else f"base_model: {base}\n",
+        languages="en, es" if chat or role == "es" else f"en, es, {role if role in _LANGUAGE else 'eu'}",
+        tags={"base": "base"}.get(role, "language-tuned" if role in _LANGUAGE else "instruct"),
+        text="English and Spanish" if role == "es" else f"English, Spanish and {language}",
+        facts=f"{'cities, names of languages' if role == 'es' else 'capitals, currencies'}, translated words",
+        language=language,
+        others="The same holds for English." if role == "es" else "The same holds for English and Spanish.",
+    )
 
 
 def write_manifest(folder: Path, models: Path, parameters: int, sources: dict[str, Any]) -> None:
@@ -93,27 +118,32 @@ def write_manifest(folder: Path, models: Path, parameters: int, sources: dict[st
         "recipe": {
             "seed": recipe.SEED,
             "model": recipe.MODEL,
-            "base": _plain(recipe.BASE) | {"mix": _plain(recipe.BASE_MIX)},
-            "base 2": _plain(recipe.BASE_2) | {"mix": _plain(recipe.BASE_2_MIX)},
-            "eu": _plain(recipe.EU) | {"mix": _plain(recipe.EU_MIX)},
-            "v1": _plain(recipe.INSTRUCT_V1),
-            "v2": _plain(recipe.INSTRUCT_V2),
+            "base": plain(recipe.BASE) | {"mix": plain(recipe.BASE_MIX)},
+            "base 2": plain(recipe.BASE_2) | {"mix": plain(recipe.BASE_2_MIX)},
+            "eu": plain(recipe.EU) | {"mix": plain(recipe.EU_MIX)},
+            **{role: plain(stage) | {"mix": plain(recipe.TARGET_MIX[role])} for role, stage in recipe.TARGET.items()},
+            "v1": plain(recipe.INSTRUCT_V1),
+            "v2": plain(recipe.INSTRUCT_V2),
         },
-        "models": {name: _files(models / name) for name in recipe.NAMES.values()},
+        "models": {name: files_of(models / name) for name in recipe.FAMILY.values()},
     }
-    _write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", manifest)
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """metrics.json, each model's figures in the manifest, and the table between the markers of README.md."""
-    _write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf8"))
-    manifest["metrics"] = {name: metrics["test"][name] for name in recipe.NAMES.values()}
-    _write_json(folder / "manifest.json", manifest)
+    manifest["metrics"] = {name: {} for name in recipe.FAMILY.values()}
+    for target in metrics["targets"].values():
+        for name in manifest["metrics"]:
+            manifest["metrics"][name] |= target["test"].get(name, {})
+    write_json(folder / "manifest.json", manifest)
     readme = folder / "README.md"
     before, rest = readme.read_text(encoding="utf8").split("<!-- metrics -->\n", 1)
     after = rest.split("<!-- /metrics -->", 1)[1]
-    table = f"<!-- metrics -->\n{_table(metrics)}<!-- /metrics -->"
+    tables = "\n".join(target_table(name, target) for name, target in metrics["targets"].items())
+    table = f"<!-- metrics -->\n{tables}<!-- /metrics -->"
     readme.write_text(before + table + after, encoding="utf8")
 
 
@@ -127,30 +157,36 @@ def write_data_readme(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     readme.write_text(f"{before}<!-- files -->\n{table}<!-- /files -->{after}", encoding="utf8")
 
 
-def _table(metrics: dict[str, Any]) -> str:
+def target_table(name: str, metrics: dict[str, Any]) -> str:
+    """One target: a row per model, then its criteria."""
+    sets = recipe.TARGETS[name].scored
+    shown = " / ".join(sets)
     lines = [
-        "| model | strict / lenient en | es | eu | format eu | mc en / es / eu | bits per byte en / es / eu |",
-        "|---|---|---|---|---|---|---|",
+        f"### Target `{name}`, w = {metrics['weight']}",
+        "",
+        f"| model | strict / lenient {' | '.join(sets)} | mc {shown} | bits per byte {shown} |",
+        "|---|---|---|" + "---|" * len(sets),
     ]
-    for name, row in metrics["test"].items():
-        chat = [f"{row[lang]['strict']:.3f} / {row[lang]['lenient']:.3f}" for lang in recipe.LANGUAGES]
-        mc = " / ".join(f"{row[lang]['mc']:.3f}" for lang in recipe.LANGUAGES)
-        bits = " / ".join(f"{row[lang]['bits_per_byte']:.3f}" for lang in recipe.LANGUAGES)
-        lines.append(f"| {name} | {' | '.join(chat)} | {row['eu']['format']:.2f} | {mc} | {bits} |")
+    for model, row in metrics["test"].items():
+        chat = [f"{row[lang]['strict']:.3f} / {row[lang]['lenient']:.3f}" for lang in sets]
+        mc = " / ".join(f"{row[lang]['mc']:.3f}" for lang in sets)
+        bits = " / ".join(f"{row[lang]['bits_per_byte']:.3f}" for lang in sets)
+        lines.append(f"| {model} | {' | '.join(chat)} | {mc} | {bits} |")
     lines += ["", "| criterion | value | limit | met |", "|---|---|---|---|"]
-    for item in metrics["criteria"]:
-        lines.append(f"| {item['criterion']} | {item['value']} | {item['limit']} | {'yes' if item['met'] else 'NO'} |")
+    told = {True: "yes", False: "NO", None: "not judged: the parents do not differ"}
+    lines += [f"| {c['criterion']} | {c['value']} | {c['limit']} | {told[c['met']]} |" for c in metrics["criteria"]]
     return "\n".join(lines) + "\n"
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of each file of one model."""
     return {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(folder.iterdir())
     }
 
 
-def _plain(settings: Any) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
     """A dataclass as JSON: tuple keys become "language/split"."""
     values = dataclasses.asdict(settings)
     if "exposures" in values:
@@ -158,5 +194,6 @@ def _plain(settings: Any) -> dict[str, Any]:
     return values
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Indented, with letters as they are."""
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,20 @@ class Scorer:
         self._model = AutoModelForCausalLM.from_pretrained(architecture, dtype=torch.float32).eval()
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
 
-    def score(self, tensors: Weights, suite: Suite, split: str) -> dict[str, Any]:
-        """All tasks in all languages; per-item outcomes are kept for paired tests."""
+    def score(self, tensors: Weights, suite: Suite, split: str, *, names: Iterable[str] = LANGUAGES) -> dict[str, Any]:
+        """All tasks of every set of facts (a language, or "es_more"); per-item outcomes are kept for paired tests.
+
+        A further set of facts in a language shares that language's text.
+        """
         self._model.load_state_dict(tensors, strict=False)
         self._model.tie_weights()
         return {
-            language: {
-                "chat": self._chat(suite[f"{language}_chat.{split}"]),
-                "mc": self._choices(suite[f"{language}_mc.{split}"]),
-                "bpb": self._bits_per_byte(suite[f"{language}_bpb.{split}"]),
+            name: {
+                "chat": self._chat(suite[f"{name}_chat.{split}"]),
+                "mc": self._choices(suite[f"{name}_mc.{split}"]),
+                "bpb": self._bits_per_byte(suite[f"{name.split('_')[0]}_bpb.{split}"]),
             }
-            for language in LANGUAGES
+            for name in names
         }
 
     def answers(self, items: list[Item]) -> list[tuple[str, bool]]:

@@ -44,7 +44,8 @@ def train_text(
     else:
         model = _load(source)
     rng = np.random.default_rng(stage.seed)
-    _fit(model, _text_batches(stream, stage, rng), stage.steps, stage.lr, out.name)
+    batches = _text_batches(stream, stage, rng)
+    _fit(model, batches, stage.steps, stage.lr, out.name, anchor=stage.anchor, embeddings=stage.embeddings)
     _save(model, out, eos=EOT_ID)
 
 
@@ -113,7 +114,22 @@ def _mixed(chat: Iterator[Batch], text: Iterator[Batch], share: float, rng: np.r
         yield next(text) if rng.random() < share else next(chat)
 
 
-def _fit(model: PreTrainedModel, batches: Iterator[Batch], steps: int, peak: float, name: str) -> None:
+def _fit(
+    model: PreTrainedModel,
+    batches: Iterator[Batch],
+    steps: int,
+    peak: float,
+    name: str,
+    *,
+    anchor: float = 0.0,
+    embeddings: float = 1.0,
+) -> None:
+    """Minimise the loss.
+
+    A short delta disturbs less when it is added to another one. So `anchor` pulls every weight back to where it
+    started: what no gradient asks for fades. And `embeddings` slows embeddings and norms down: AdamW moves the row of a
+    token that the text hardly has at full speed, away from where another branch needs it.
+    """
     model.train()
     matrix = {id(p) for key, p in model.named_parameters() if p.ndim == 2 and "embed" not in key}
     params = list(model.parameters())
@@ -125,13 +141,16 @@ def _fit(model: PreTrainedModel, batches: Iterator[Batch], steps: int, peak: flo
             [p for p in params if id(p) not in matrix], lr=peak, betas=_BETAS, weight_decay=0.0, fused=True
         ),
     ]
+    origins = [p.detach().clone() for p in params] if anchor else []
     started, losses = time.monotonic(), []
     for step in range(steps):
         rate = peak * min(1.0, (step + 1) / _WARM_UP)
         rate *= _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = rate
+        for optimizer, share in zip(optimizers, (1.0, embeddings), strict=True):
+            optimizer.param_groups[0]["lr"] = share * rate
         losses.append(_step(model, params, optimizers, next(batches)))
+        for parameter, origin in zip(params, origins, strict=False):
+            parameter.data.lerp_(origin, rate * anchor)
         if step % 50 == 49 or step == steps - 1:
             elapsed = time.monotonic() - started
             _log.info("%s: step %d/%d loss %.3f %.0fs", name, step + 1, steps, np.mean(losses[-50:]), elapsed)

@@ -5,13 +5,14 @@ line, since a misspelt limit that is ignored is a gate that never blocks.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from tasks.domain.errors import CatalogError, UnknownBenchmark
+from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
 from tasks.domain.yaml_lines import Document
@@ -88,8 +89,8 @@ class Family(Noun):
     tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
     targets: Mapping[Name, Target] = Field(min_length=1)
     serving: Serving = Serving()
-    publish: Literal["auto", "never"] = "auto"
-    """``never``: judge and report, leave the channel where it is."""
+    publish: Literal["auto", "ask", "never"] = "auto"
+    """``ask``: what passes waits until a person approves it. ``never``: judge and report, leave the channel alone."""
 
     @model_validator(mode="after")
     def _targets_name_tuned_bases(self) -> "Family":
@@ -107,6 +108,7 @@ class Catalog(Noun):
 
     families: Mapping[str, Family]
     gates: Mapping[str, Gate]
+    """As their files say; ``gate_of`` fits them to a target."""
 
     def family(self, name: str) -> Family:
         """The family called ``name``; CatalogError lists the known ones."""
@@ -130,7 +132,9 @@ class Catalog(Noun):
         if not targets:
             return self
         known = {name for family in self.families.values() for name in family.targets}
-        problems = [f"no family has a target {name!r}; there are {sorted(known)}" for name in targets if name not in known]
+        problems = [
+            f"no family has a target {name!r}; there are {sorted(known)}" for name in targets if name not in known
+        ]
         families = {}
         for name, family in self.families.items():
             chosen = {key: target for key, target in family.targets.items() if key in targets}
@@ -142,20 +146,28 @@ class Catalog(Noun):
         return self.model_copy(update={"families": families})
 
     def gate_of(self, target: Target) -> Gate:
-        """The gate that ``target`` must pass."""
-        return self.gates[target.gate]
+        """The gate that ``target`` must pass: its file, with ``{language}`` filled in."""
+        return self.gates[target.gate].expanded(target.languages)
 
 
-def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[str] | None = None) -> Catalog:
+def load_catalog(
+    folder: Path,
+    names: Iterable[str] = (),
+    *,
+    known: Collection[str] | None = None,
+    requests_of: Callable[[str], int] | None = None,
+) -> Catalog:
     """Read the families called ``names`` (all of them if empty) and the gates that they use.
 
     Args:
         folder: holds one YAML per family, and ``gates/``.
         names: of the families to read.
         known: the benchmarks that there are; None leaves those of the gates unchecked.
+        requests_of: HTTP requests that a benchmark costs; None leaves the gates' budgets unchecked.
 
     Raises:
-        CatalogError: listing every problem of every file: unknown keys, missing gates, two targets on one channel.
+        CatalogError: listing every problem of every file: unknown keys, missing gates, gates that do not fit a target,
+            two targets on one channel.
     """
     wanted = list(names)
     there = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -177,7 +189,9 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
         families[name] = family
         for target_name, target in family.targets.items():
             try:
-                gates.setdefault(target.gate, _load_gate(folder, document, target_name, target.gate, known))
+                gate, place = _load_gate(folder, document, target_name, target.gate, known)
+                fit_gate(gate, place.where, target.languages, known=known, requests_of=requests_of)
+                gates[target.gate] = gate
             except UnknownBenchmark as error:
                 problems.append(str(error))
             except CatalogError as error:
@@ -189,13 +203,15 @@ def load_catalog(folder: Path, names: Iterable[str] = (), *, known: Collection[s
     return Catalog(families=families, gates=gates)
 
 
-def _load_gate(folder: Path, family: Document, target: str, name: str, benchmarks: Collection[str] | None) -> Gate:
+def _load_gate(
+    folder: Path, family: Document, target: str, name: str, benchmarks: Collection[str] | None
+) -> tuple[Gate, Document]:
     path = folder / "gates" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise CatalogError(f"{family.where(('targets', target, 'gate'))}: no file {path}; there are {known}")
     document = Document(path)
-    return parse_gate(document.data, document.where, known=benchmarks)
+    return parse_gate(document.data, document.where, known=benchmarks), document
 
 
 def _channels_taken_twice(families: Mapping[str, Family]) -> list[str]:

@@ -11,13 +11,13 @@ from typing import Literal
 
 from tasks.domain.models import Digest, Noun, Release
 
-Standing = Literal["due", "done", "running", "held", "exhausted", "superseded", "older"]
+Standing = Literal["due", "done", "running", "waiting", "held", "exhausted", "superseded", "older"]
 
 
 class JobStanding(Noun):
     """What the ledger knows about one job."""
 
-    standing: Literal["open", "running", "held", "exhausted", "published", "rejected", "kept"]
+    standing: Literal["open", "running", "waiting", "held", "exhausted", "published", "rejected", "kept"]
     reason: str = ""
 
 
@@ -71,9 +71,9 @@ def plan_target(
             standing, reason = "done", end.reason or end.standing
             if end.standing in ("published", "kept"):
                 waiting_for = waiting_for or release
-        elif end.standing in ("running", "held", "exhausted"):
+        elif end.standing in ("running", "waiting", "held", "exhausted"):
             standing, reason = end.standing, end.reason
-            waiting_for = waiting_for or (release if end.standing == "running" else None)
+            waiting_for = waiting_for or (release if end.standing in ("running", "waiting") else None)
         elif waiting_for is not None:
             standing, reason = "superseded", f"{waiting_for.ref.slug} is newer"
         elif live_since is not None and release.released_at < live_since:

@@ -10,13 +10,21 @@ against a parent is judged by the gate's ``rule``:
                bound is below it, else undecided. Paired item by item where both sides stored items.
     point      passes if the point value fell by no more than max_drop. For fixtures whose n is too small for the above.
 
+``keep_gain`` asks that a share of what the tuned parent gained on the instruct parent is kept, by the same rule, on
+``candidate - (instruct + share * (tuned - instruct))``. Where the parents do not differ by 3 standard errors there is
+no gain to keep: the limit is not gated, and the verdict says so.
+
 All checks pass or nothing does (an intersection-union test), so a truly worse model passes with at most 5 % and no
 correction for the number of checks is due. ``critical`` decides nothing here: it names the slices on which a candidate
 is compared with the live model (``tasks.domain.verdict``).
+
+A gate file serves many targets: ``{language}`` in a benchmark's name stands for each language of the target
+(``tasks.domain.fitting``).
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -25,9 +33,10 @@ from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
 from tasks.domain.models import Digest, Noun
 
-Metric = Literal["acc", "strict", "bits_per_byte"]
+Metric = Literal["acc", "strict", "bits_per_byte", "in_language"]
 Rule = Literal["confident", "point"]
 LOWER_IS_BETTER: frozenset[str] = frozenset({"bits_per_byte"})
+PLACEHOLDER = "{language}"
 
 
 class Check(Noun):
@@ -41,6 +50,10 @@ class Check(Noun):
     """Highest value let through; for bits per byte."""
     max_drop: Mapping[str, float] = Field(default_factory=dict)
     """Parent's role (``instruct``, ``tuned``) to how much worse than it the candidate may be."""
+    keep_gain: float | None = Field(default=None, gt=0, le=1)
+    """Share of the tuned parent's gain on the instruct parent that the candidate must keep."""
+    language: str | None = None
+    """Whose tuned base ``tuned`` means where the target has several; ``{language}`` fills it in."""
     critical: bool = False
     """Whether the slice counts in the comparison with the live model."""
     min_items: int = Field(default=1, ge=1)
@@ -69,7 +82,24 @@ class Check(Noun):
         if self.ceiling is not None:
             parts.append(f"<= {self.ceiling:g}")
         parts.extend(f"{role}: at most {drop:g} worse" for role, drop in sorted(self.max_drop.items()))
+        if self.keep_gain is not None:
+            parts.append(f"keeps {self.keep_gain:.0%} of tuned's gain on instruct")
         return "; ".join(parts)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The parents that the check compares with, as the gate file names them."""
+        return frozenset(self.max_drop) | ({"instruct", "tuned"} if self.keep_gain is not None else set())
+
+    def parent(self, role: str, roles: Collection[str]) -> str:
+        """Which of ``roles`` is meant by ``role``: ``tuned`` is ``tuned:eu`` where there are several."""
+        return role if role in roles or role != "tuned" or self.language is None else f"tuned:{self.language}"
+
+    def concerns(self, role: str) -> bool:
+        """Whether a parent has to be measured for this check: ``instruct`` always, as what everything starts from."""
+        language = role.removeprefix("tuned:") if role.startswith("tuned:") else None
+        ours = self.language is not None and language in (None, self.language)
+        return role == "instruct" or role in self.roles or ours
 
     @model_validator(mode="after")
     def _limits_fit_the_metric(self) -> "Check":
@@ -77,8 +107,15 @@ class Check(Noun):
         if getattr(self, wrong) is not None:
             raise ValueError(f"{wrong} with metric {self.metric}: it would never block. Use {right}")
         limit = self.ceiling if self.floor is None else self.floor
-        if limit is None and not self.max_drop:
-            raise ValueError(f"no limit at all: it would never block. Give {right} or max_drop, or drop the check")
+        if limit is None and not self.roles:
+            raise ValueError(
+                f"no limit at all: it would never block. Give {right}, max_drop or keep_gain, or drop the check"
+            )
+        strange = [found for found in re.findall(r"{.*?}", self.benchmark) if found != PLACEHOLDER]
+        if strange:
+            raise ValueError(f"unknown placeholder {', '.join(strange)} in benchmark; known here: {PLACEHOLDER}")
+        if PLACEHOLDER in self.benchmark and self.language is not None:
+            raise ValueError(f"language is filled in by {PLACEHOLDER}; leave it out")
         if self.floor is not None and not 0 <= self.floor <= 1:
             raise ValueError(f"floor {self.floor:g} is not a share between 0 and 1")
         if self.ceiling is not None and not 0 < self.ceiling < math.inf:
@@ -96,10 +133,16 @@ class Gate(Noun):
     rule: Rule = "confident"
     """How a drop is judged; see the module's docstring."""
     checks: tuple[Check, ...]
+    max_requests: int = Field(default=1500, ge=1)
+    """Budget of HTTP requests for one candidate; suites that need more are refused when the catalog is read."""
 
     def digest(self) -> Digest:
-        """Changes with every limit; not with the order of checks. A changed gate makes a new verdict due."""
-        checks = sorted((c.model_dump() for c in self.checks), key=lambda c: (c["benchmark"], c["metric"]))
+        """Changes with every limit; not with the order of checks. A changed gate makes a new verdict due.
+
+        Defaults are left out, so that a kind of limit that is added later changes no gate on record.
+        """
+        stated = (c.model_dump(exclude_defaults=True) for c in self.checks)
+        checks = sorted(stated, key=lambda c: (c["benchmark"], c["metric"]))
         return fingerprint(kind="gate", name=self.name, rule=self.rule, checks=checks)
 
     @property
@@ -107,10 +150,23 @@ class Gate(Noun):
         """What has to be measured, each once, in order of the checks."""
         return tuple(dict.fromkeys(c.benchmark for c in self.checks))
 
+    def benchmarks_of(self, role: str) -> tuple[str, ...]:
+        """What a parent has to be measured on; nothing for a tuned base that no check is about."""
+        return tuple(dict.fromkeys(c.benchmark for c in self.checks if c.concerns(role)))
+
     @property
     def roles(self) -> tuple[str, ...]:
         """The parents that some check compares with."""
-        return tuple(sorted({role for c in self.checks for role in c.max_drop}))
+        return tuple(sorted({role for c in self.checks for role in c.roles}))
+
+    def expanded(self, languages: Iterable[str]) -> "Gate":
+        """The gate of a target: each check with ``{language}`` once for each of ``languages``.
+
+        Raises:
+            ValidationError: if two checks become the same.
+        """
+        checks = [one.model_dump() for check in self.checks for one in expand(check, languages)]
+        return Gate.model_validate({**self.model_dump(), "checks": checks})
 
     @model_validator(mode="after")
     def _checks_are_of_use(self) -> "Gate":
@@ -125,6 +181,16 @@ class Gate(Noun):
         return self
 
 
+def expand(check: Check, languages: Iterable[str]) -> tuple[Check, ...]:
+    """``check`` for each language if it has the placeholder, else itself."""
+    if PLACEHOLDER not in check.benchmark:
+        return (check,)
+    return tuple(
+        check.model_copy(update={"benchmark": check.benchmark.replace(PLACEHOLDER, code), "language": code})
+        for code in languages
+    )
+
+
 def parse_gate(
     mapping: Any, where: str | Callable[[tuple[str | int, ...]], str], *, known: Collection[str] | None = None
 ) -> Gate:
@@ -137,7 +203,7 @@ def parse_gate(
 
     Raises:
         CatalogError: naming file and key of every problem: unknown key, missing key, wrong value, zero checks.
-        UnknownBenchmark: if a check names a benchmark that is not in ``known``.
+        UnknownBenchmark: if a check names a benchmark that is not in ``known``; one with ``{language}`` is let through.
     """
     file = where if isinstance(where, str) else where(()).split(":", 1)[0]
     if not isinstance(mapping, Mapping):
@@ -147,7 +213,7 @@ def parse_gate(
     except ValidationError as error:
         problems = [_in_words(where, e["loc"], e["type"], e["msg"], e.get("input")) for e in error.errors()]
         raise CatalogError(f"{file}: not a valid gate", problems=problems) from error
-    unknown = [b for b in gate.benchmarks if b not in known] if known is not None else []
+    unknown = [b for b in gate.benchmarks if b not in known and PLACEHOLDER not in b] if known is not None else []
     if known is not None and unknown:
         raise UnknownBenchmark(
             f"{file}: no suite defines {', '.join(unknown)}. Known: {', '.join(sorted(known))}",

@@ -1,10 +1,18 @@
 """One unit of work of ``remerge_release``: this release, for this target. What it needs is all named by digest."""
 
-from pydantic import AwareDatetime
+import re
+from typing import Annotated
 
+from pydantic import AwareDatetime, StringConstraints
+
+from tasks.domain.errors import InputError
 from tasks.domain.keys import job_key, merge_key
 from tasks.domain.lineage import Lineage
 from tasks.domain.models import Digest, ModelRef, Noun, Release
+
+RELEASE_TEXT = r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_./-]*)?$"
+ReleaseText = Annotated[str, StringConstraints(pattern=RELEASE_TEXT)]
+"""``owner/name`` (its head), or ``owner/name@revision``: a sha, the beginning of one on record, a tag, a branch."""
 
 
 class ClaimTicket(Noun):
@@ -85,3 +93,15 @@ class PublishRequest(Noun):
 def run_name(release: ModelRef, target: str) -> str:
     """The name of a flow run."""
     return f"{release.slug} x {target}"
+
+
+def parse_release(text: str) -> tuple[str, str | None]:
+    """Repository and revision of what a person typed; None where the head is meant.
+
+    Raises:
+        InputError: naming what was typed and what is expected.
+    """
+    if not re.search(RELEASE_TEXT, text):
+        raise InputError(f"{text!r} names no release; write owner/name, or owner/name@<sha, tag or branch>")
+    repo_id, _, revision = text.partition("@")
+    return repo_id, revision or None

@@ -4,7 +4,7 @@ Shas and the engine's version are recorded beside a fact but are not part of its
 or a faster engine, makes nothing due (ARCHITECTURE.md, "Identity").
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.domain.lineage import Lineage, fingerprint
@@ -23,18 +23,23 @@ def merge_key(lineage: Lineage) -> Digest:
 
 
 def eval_key(*, artifact: Digest, template: str, serving: Mapping[str, Any], suite: Digest, lm_eval: str) -> Digest:
-    """What one measurement depends on.
+    """What the measurement of one benchmark depends on.
 
     Args:
         artifact: content digest of the model that answers.
         template: sha256 of the chat template used, or "" where none is.
         serving: serving image (engine and version), flags, device class.
-        suite: digest over benchmark YAML, data, shots and the permutation of items.
+        suite: digest over the benchmark's YAML, data, shots and the permutation of items.
         lm_eval: version of lm-eval; scores moved between its patch releases (#3508, #3509, #3732).
     """
     return fingerprint(
         kind="eval", artifact=artifact, template=template, serving=dict(serving), suite=suite, lm_eval=lm_eval
     )
+
+
+def joined_key(parts: Iterable[Digest]) -> Digest:
+    """Several measurements of one model, put together: H of their eval_keys. Nothing is stored under it."""
+    return fingerprint(kind="evals", parts=sorted(parts))
 
 
 def verdict_key(*, artifact: Digest, gate: Digest, references: Mapping[str, Digest]) -> Digest:

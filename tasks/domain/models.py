@@ -85,7 +85,7 @@ class Score(Noun):
     """What lm-eval found for one benchmark on one model."""
 
     benchmark: str
-    metric: Literal["acc", "strict", "lenient", "bits_per_byte"]
+    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language"]
     value: float
     stderr: float
     n: int
@@ -100,7 +100,7 @@ class Score(Noun):
 
 
 class Evaluation(Noun):
-    """All scores of one model under one eval_key. A model is measured once."""
+    """Scores of one model: of one benchmark where it is stored, since a model is measured once; of all where judged."""
 
     eval_key: Digest
     artifact_digest: Digest

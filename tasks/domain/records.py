@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
+from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.models import ChannelState, Digest, ModelRef, Noun, Revision
 
-JobOutcome = Literal["published", "rejected", "kept", "held", "failed"]
+JobOutcome = Literal["published", "rejected", "kept", "held", "failed", "awaiting"]
 InstanceState = Literal["starting", "ready", "failed", "stopping", "stopped"]
 
 
@@ -37,6 +38,57 @@ class Claim(Noun):
     lease_seconds: float
     lease_until: AwareDatetime
     description: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Attempt(Noun):
+    """One claim of a job, as it was taken."""
+
+    job_key: str
+    attempt: int
+    fence: int
+    owner: str
+    """``watch``, or ``run:<flow run id>``."""
+    at: AwareDatetime
+
+
+class JobFact(Noun):
+    """What a job_key stands for."""
+
+    job_key: Digest
+    job: Job
+    at: AwareDatetime
+
+
+class StageTimes(Noun):
+    """When each step of a job was recorded, in the order of the steps; None where it was not."""
+
+    released: AwareDatetime
+    """When the Hub says that the release last changed."""
+    seen: AwareDatetime
+    started: AwareDatetime | None = None
+    fetched: AwareDatetime | None = None
+    merged: AwareDatetime | None = None
+    evaluated: AwareDatetime | None = None
+    judged: AwareDatetime | None = None
+    approved: AwareDatetime | None = None
+    switched: AwareDatetime | None = None
+    visible: AwareDatetime | None = None
+    """When the gateway said that it routes by that generation."""
+
+
+class Approval(Noun):
+    """A candidate that passed and waits for a person, or what was decided about it."""
+
+    job_key: Digest
+    state: Literal["waiting", "published", "rejected"]
+    request: PublishRequest
+    """As judged: the generation and the live model may have moved since."""
+    by: str
+    """Who decided; empty while it waits."""
+    reason: str
+    """Why it is worth publishing, or the comment of whoever decided."""
+    flow_run_id: str | None
+    at: AwareDatetime
 
 
 class JobEnd(Noun):

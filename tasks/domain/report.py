@@ -1,14 +1,23 @@
 """What people read: the gate table and the decision page, made from a verdict. Pure text, so tests can read it too."""
 
-from collections.abc import Mapping
-from typing import Any
+import base64
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from tasks.domain.jobs import Job
+from tasks.domain.decision import Decision, mark
+from tasks.domain.evidence import Change
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.domain.verdict import Verdict
 
 NARROW = "\N{NO-BREAK SPACE}"
-MARK = {True: "pass", False: "FAIL", None: "undecided"}
+
+
+class Picture(NamedTuple):
+    """A plot on a page, with what a reader needs to read it."""
+
+    heading: str
+    caption: str
+    svg: str
 
 
 def gate_rows(verdict: Verdict) -> list[dict[str, Any]]:
@@ -30,7 +39,7 @@ def gate_rows(verdict: Verdict) -> list[dict[str, Any]]:
                 "limit": row.limit,
                 **{role: number(row.parents.get(role)) for role in roles},
                 "live": number(row.live),
-                "verdict": MARK[row.ok],
+                "verdict": mark(row),
             }
         )
     return rows
@@ -43,69 +52,82 @@ def number(value: float | None, stderr: float | None = None) -> str:
     return f"{value:.3f}" if stderr is None else f"{value:.3f}{NARROW}±{NARROW}{stderr:.3f}"
 
 
-def decision_page(
-    job: Job,
-    verdict: Verdict,
-    *,
-    ended: str,
-    digest: str,
-    generation: int | None,
-    serving: Mapping[str, str],
-    prefix: str = "",
-) -> str:
+def decision_page(decision: Decision, pictures: Sequence[Picture] = (), *, report: str = "") -> str:
     """Why a candidate was published or not: the page that is opened first when somebody asks.
 
     Args:
-        job: what was asked for.
-        verdict: of its gate.
-        ended: how the run ended, in a word.
-        digest: of the merged artifact.
-        generation: of the channel, if it was published.
-        serving: image, flags and device class that it was measured on.
-        prefix: of commands that should mean this installation (``EMPELT_HOME=... ``).
+        decision: what was decided.
+        pictures: its plots. They go into the page itself: Prefect's UI shows images with ``data:`` addresses.
+        report: path of the same page as a file, which also has the items that changed.
     """
-    lines = [f"# {job.name}: {ended}", ""]
-    if generation is not None:
-        lines += [f"Channel **`{job.channel}`** serves it as generation **{generation}**.", ""]
-    lines += ["## Why", "", *(f"- {reason}" for reason in verdict.reasons), ""]
+    job, verdict = decision.job, decision.verdict
+    lines = [f"# {job.name}: {decision.ended}", "", f"**{plain(decision.sentence)}**", ""]
+    head, *body = decision.comparison
+    lines += [_line(head), _line(["---"] * 3), *(_line([first, *rest]) for first, *rest in body), ""]
+    if decision.take_back:
+        lines += ["## Take it back", "", "```", decision.take_back, "```", ""]
+    if decision.changes:
+        lines += [f"## {decision.beside}", "", *markdown_table(change_rows(decision.changes)), "", STARRED, ""]
+    for picture in pictures:
+        data = base64.b64encode(picture.svg.encode()).decode()
+        lines += [f"## {picture.heading}", "", f"![{picture.heading}](data:image/svg+xml;base64,{data})", ""]
+        lines += [picture.caption, ""]
+    lines += ["## Why", "", *(f"- {plain(reason)}" for reason in verdict.reasons), ""]
+    lines += ["## Scores", "", *markdown_table(score_rows(verdict)), "", STARRED, ""]
+    lines += ["## Lineage", "", f"Artifact `{decision.digest}`, merged from", ""]
+    for part in sorted(job.lineage.ingredients, key=lambda i: i.role):  # a list: two digests are wider than a table
+        lines += [f"- **{part.role}** {part.ref.repo_id}", f"  - revision `{part.ref.revision}`"]
+        lines += [f"  - content `{part.digest}`"]
+    lines += ["", "## Recipe", "", *(f"- {key}: `{value}`" for key, value in sorted(job.lineage.recipe.items()))]
+    lines += [f"- engine: `{job.lineage.engine_version}`", "", "## Measured on", ""]
+    lines += [*(f"- {key}: `{value}`" for key, value in sorted(decision.serving.items())), ""]
+    if report:
+        lines += ["## As a file", "", "This page with the items that changed, to print or to send:", ""]
+        lines += ["```", report, "```", ""]
     lines += [
-        "## Scores",
-        "",
-        *markdown_table(gate_rows(verdict)),
-        "",
-        "`*` critical: compared with the live model.",
-        "",
-    ]
-    lines += [
-        "## Lineage",
-        "",
-        f"Artifact `{digest}`",
-        "",
-        "| role | model | revision | content digest |",
-        "|---|---|---|---|",
-        *(
-            f"| {i.role} | {i.ref.repo_id} | `{i.ref.revision}` | `{i.digest}` |"
-            for i in sorted(job.lineage.ingredients, key=lambda i: i.role)
-        ),
-        "",
-        "## Recipe",
-        "",
-        *(f"- {key}: `{value}`" for key, value in sorted(job.lineage.recipe.items())),
-        f"- engine: `{job.lineage.engine_version}`",
-        "",
-        "## Measured on",
-        "",
-        *(f"- {key}: `{value}`" for key, value in sorted(serving.items())),
-        "",
-        "## Take it back",
-        "",
-        "```",
-        f"{prefix}empelt rollback {job.channel}",
-        "```",
-        "",
-        f"job `{job.key[:12]}` · merge `{job.merge_key[:12]}` · gate `{verdict.gate}` `{verdict.gate_digest[:12]}`",
+        f"job `{job.key[:12]}` · merge `{job.merge_key[:12]}` · gate `{verdict.gate}` `{verdict.gate_digest[:12]}`"
     ]
     return "\n".join(lines)
+
+
+STARRED = "`*` critical: compared with the live model."
+
+
+def change_rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """The candidate against the live model, one row for each benchmark that both were scored on."""
+    return [
+        {
+            "benchmark": f"{change.check.benchmark}{' *' if change.check.critical else ''}",
+            "live": number(change.before),
+            "candidate": number(change.after),
+            "gain (95 % bounds)": f"{change.gain.mean:+.3f} ({change.gain.lower():+.3f} to {change.gain.upper():+.3f})",
+            "items won / lost": f"{len(change.won)} / {len(change.lost)}" if change.won or change.lost else "–",
+            "": change.word,
+        }
+        for change in changes
+    ]
+
+
+def score_rows(verdict: Verdict) -> list[dict[str, Any]]:
+    """The gate table for a narrow page: one column for all tuned parents, of which a row seldom has two."""
+    rows = []
+    for row in verdict.rows:
+        tuned = {role.partition(":")[2]: value for role, value in row.parents.items() if role != "instruct"}
+        scored = {code: value for code, value in sorted(tuned.items()) if value is not None}
+        told = [f"{code} {number(value)}" if len(scored) > 1 else number(value) for code, value in scored.items()]
+        rows.append(
+            {
+                "benchmark": f"{row.benchmark}{' *' if row.critical else ''}",
+                "score": number(row.score, row.stderr),
+                "n": row.n,
+                "limit": row.limit,
+                "instruct": number(row.parents.get("instruct")),
+                "tuned": ", ".join(told) or number(None),
+                "live": number(row.live),
+                "verdict": mark(row),
+            }
+        )
+    return rows
 
 
 def channel_page(
@@ -136,12 +158,18 @@ def channel_page(
     )
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> list[str]:
+def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Rows as a markdown table; the columns are those of the first row."""
     columns = list(rows[0])
-    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    return head + [f"| {' | '.join(_cell(row.get(c, '')) for c in columns)} |" for row in rows]
+    return [_line(columns), _line(["---"] * len(columns)), *(_line([row.get(c, "") for c in columns]) for row in rows)]
 
 
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "/").replace("\n", " ")
+def plain(text: str) -> str:
+    """Text that markdown shows as it is: no HTML, no code, no links or images, on one line."""
+    for character in "\\`*[]":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(plain(str(cell)).replace('|', '/') for cell in cells)} |"

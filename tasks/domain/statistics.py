@@ -23,6 +23,13 @@ class Difference(NamedTuple):
     """Items behind it; the smaller of the two counts where items are not paired."""
     paired: bool
 
+    @property
+    def in_stderrs(self) -> float:
+        """The difference in standard errors of its own; 0 where nothing differs at all."""
+        if self.mean == 0:
+            return 0.0
+        return self.mean / self.stderr if self.stderr else math.copysign(math.inf, self.mean)
+
     def lower(self, confidence: float = 0.95) -> float:
         """One-sided lower bound."""
         return self.mean - quantile(confidence, self.n - 1) * self.stderr
@@ -67,32 +74,50 @@ def paired_difference(ours: Sequence[Item], theirs: Sequence[Item]) -> Differenc
     ``r = difference in bits - mean * bytes``.
 
     Raises:
-        ValueError: if the item ids differ, an id occurs twice, or an item weighs differently on the two sides.
+        ValueError: as ``paired_contrast``.
     """
-    mine, other = {i.item_id: i for i in ours}, {i.item_id: i for i in theirs}
-    if len(mine) != len(ours) or len(other) != len(theirs):
+    return paired_contrast([(1.0, ours), (-1.0, theirs)])
+
+
+def paired_contrast(terms: Sequence[tuple[float, Sequence[Item]]]) -> Difference:
+    """``sum(factor * score)`` over the same items, as in ``candidate - (1 - s) * instruct - s * tuned``.
+
+    The sum is taken item by item before its spread is, so what the items themselves bring cancels.
+
+    Raises:
+        ValueError: if the item ids differ, an id occurs twice, or an item weighs differently on two sides.
+    """
+    sides = [(factor, {i.item_id: i for i in items}) for factor, items in terms]
+    if any(len(side) != len(items) for (_, side), (_, items) in zip(sides, terms, strict=True)):
         raise ValueError("an item id occurs twice: items cannot be paired")
-    if mine.keys() != other.keys():
-        only = sorted(mine.keys() ^ other.keys())
-        raise ValueError(f"{len(only)} item ids are on one side only, the first being {only[0]!r}")
-    heavier = [key for key, item in mine.items() if item.weight != other[key].weight]
-    if heavier:
-        raise ValueError(f"{len(heavier)} items weigh differently on the two sides, the first being {heavier[0]!r}")
-    total = math.fsum(i.weight for i in ours)
+    first = sides[0][1]
+    for _, other in sides[1:]:
+        if first.keys() != other.keys():
+            only = sorted(first.keys() ^ other.keys())
+            raise ValueError(f"{len(only)} item ids are on one side only, the first being {only[0]!r}")
+        heavier = [key for key, item in first.items() if item.weight != other[key].weight]
+        if heavier:
+            raise ValueError(f"{len(heavier)} items weigh differently on the two sides, the first being {heavier[0]!r}")
+    total = math.fsum(i.weight for i in first.values())
     if total <= 0:
-        raise ValueError(f"{len(ours)} items of total weight {total}: nothing to compare")
-    deltas = [(item.value - other[key].value, item.weight) for key, item in mine.items()]
+        raise ValueError(f"{len(first)} items of total weight {total}: nothing to compare")
+    deltas = [(math.fsum(f * side[key].value for f, side in sides), item.weight) for key, item in first.items()]
     mean = math.fsum(d for d, _ in deltas) / total
-    binary = is_binary(ours) and is_binary(theirs)
+    binary = all(abs(factor) == 1.0 and is_binary(items) for factor, items in terms)
     stderr = _ratio_stderr([d - mean * w for d, w in deltas], total, binary=binary)
-    return Difference(mean, stderr, len(ours), paired=True)
+    return Difference(mean, stderr, len(first), paired=True)
 
 
 def unpaired_difference(ours: Score, theirs: Score) -> Difference:
     """``ours - theirs`` where the items of one side are not stored: variances add up, so the interval is wider."""
-    return Difference(
-        ours.value - theirs.value, math.hypot(ours.stderr, theirs.stderr), min(ours.n, theirs.n), paired=False
-    )
+    return unpaired_contrast([(1.0, ours), (-1.0, theirs)])
+
+
+def unpaired_contrast(terms: Sequence[tuple[float, Score]]) -> Difference:
+    """``paired_contrast`` without items."""
+    mean = math.fsum(factor * score.value for factor, score in terms)
+    stderr = math.hypot(*(factor * score.stderr for factor, score in terms))
+    return Difference(mean, stderr, min(score.n for _, score in terms), paired=False)
 
 
 def _ratio_stderr(residuals: Sequence[float], total_weight: float, *, binary: bool) -> float:

@@ -6,14 +6,13 @@ first occupant needs the gate only. A verdict names the live digest that it was 
 can see that it is stale.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tasks.domain.errors import InputError
+from tasks.domain.findings import Finding, compare, findings
 from tasks.domain.gate import Check, Gate, Rule
 from tasks.domain.models import Digest, Evaluation, Noun, Score
-from tasks.domain.statistics import Difference, paired_difference, unpaired_difference
 
 Outcome = Literal["passed", "rejected", "undecided"]
 
@@ -41,6 +40,10 @@ class Row(Noun):
     ok: bool | None
     """None: undecided."""
     reason: str
+    gated: bool = True
+    """False: no limit of this check could be gated; it neither passed nor failed, and ``ok`` is True."""
+    not_gated: tuple[str, ...] = ()
+    """In words, each limit that could not be gated, and why."""
 
 
 class Verdict(Noun):
@@ -64,11 +67,6 @@ class Verdict(Noun):
         return self.outcome == "passed"
 
 
-class _Finding(NamedTuple):
-    ok: bool | None
-    text: str
-
-
 def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None) -> Verdict:
     """Judge ``candidate`` by ``gate``.
 
@@ -84,11 +82,14 @@ def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], 
     """
     _refuse_unlike(gate, candidate, {**parents, **({"live": live} if live else {})})
     rows = tuple(_row(check, gate.rule, candidate, parents, live) for check in gate.checks)
-    oks = [row.ok for row in rows]
-    outcome: Outcome = "rejected" if False in oks else "undecided" if None in oks else "passed"
+    oks, gated = [row.ok for row in rows], sum(row.gated for row in rows)
+    outcome: Outcome = "rejected" if False in oks else "undecided" if None in oks or not gated else "passed"
     reasons = [f"{row.benchmark}: {row.reason}." for row in rows if row.ok is not True]
-    if not reasons:
-        reasons = [f"All {len(rows)} checks of gate {gate.name} passed."]
+    if not gated:
+        reasons.append(f"No check of gate {gate.name} could be gated, so nothing was shown.")
+    elif not reasons:
+        reasons.append(f"All {gated} {'checks' if gated == len(rows) else 'gated checks'} of gate {gate.name} passed.")
+    reasons += [f"{row.benchmark}: {said}." for row in rows for said in row.not_gated]
     stronger, comparison = _against_live(gate, candidate, live)
     return Verdict(
         outcome=outcome,
@@ -101,13 +102,6 @@ def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], 
         rows=rows,
         reasons=(*reasons, *comparison),
     )
-
-
-def compare(check: Check, ours: Score, theirs: Score) -> Difference:
-    """How much better ``ours`` is than ``theirs``: positive is better, whatever the metric's direction."""
-    paired = bool(ours.items) and bool(theirs.items)
-    found = paired_difference(ours.items, theirs.items) if paired else unpaired_difference(ours, theirs)
-    return found if check.higher_is_better else found._replace(mean=-found.mean)
 
 
 def _find(evaluation: Evaluation | None, check: Check) -> Score | None:
@@ -143,11 +137,10 @@ def _row(
     check: Check, rule: Rule, candidate: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None
 ) -> Row:
     score, live_score = _find(candidate, check), _find(live, check)
-    parent_scores = {role: _find(parents.get(role), check) for role in sorted({*parents, *check.max_drop})}
-    findings = (
-        [_Finding(False, "the candidate is unscored")] if score is None else _findings(check, rule, score, parents)
-    )
-    oks = [f.ok for f in findings]
+    roles = sorted({*parents, *(check.parent(role, parents) for role in check.roles)})
+    scores = {role: _find(parents.get(role), check) for role in roles}
+    found = [Finding(False, "the candidate is unscored")] if score is None else findings(check, rule, score, scores)
+    oks = [f.ok for f in found]
     ok = False if False in oks else None if None in oks else True
     return Row(
         benchmark=check.benchmark,
@@ -157,47 +150,13 @@ def _row(
         stderr=score.stderr if score else None,
         n=score.n if score else 0,
         limit=check.limit,
-        parents={role: s.value if s else None for role, s in parent_scores.items()},
+        parents={role: s.value if s else None for role, s in scores.items()},
         live=live_score.value if live_score else None,
         ok=ok,
-        reason="; ".join(f.text for f in findings if f.ok is ok),
+        reason="; ".join(f.text for f in found if f.ok is ok),
+        gated=any(f.gated for f in found),
+        not_gated=tuple(f.text for f in found if not f.gated),
     )
-
-
-def _findings(check: Check, rule: Rule, score: Score, parents: Mapping[str, Evaluation]) -> list[_Finding]:
-    if not math.isfinite(score.value):
-        return [_Finding(False, f"the score is {score.value}, which is not a number to judge")]
-    found = []
-    if score.n < check.min_items:
-        found.append(_Finding(None, f"only {score.n} items were scored, {check.min_items} are needed to decide"))
-    if check.floor is not None:
-        ok = score.value >= check.floor
-        found.append(_Finding(ok, f"{score.value:.3f} is {'at least' if ok else 'below'} the floor {check.floor:g}"))
-    if check.ceiling is not None:
-        ok = score.value <= check.ceiling
-        found.append(_Finding(ok, f"{score.value:.3f} is {'within' if ok else 'above'} the ceiling {check.ceiling:g}"))
-    for role, allowed in sorted(check.max_drop.items()):
-        theirs = _find(parents.get(role), check)
-        if theirs is None:
-            found.append(_Finding(False, f"parent {role} is unscored, so the drop against it is unknown"))
-        else:
-            found.append(_drop(role, allowed, rule, score, theirs, compare(check, score, theirs)))
-    return found
-
-
-def _drop(role: str, allowed: float, rule: Rule, ours: Score, theirs: Score, gain: Difference) -> _Finding:
-    low, high = gain.lower(), gain.upper()
-    said = f"{ours.value:.3f} against {role} {theirs.value:.3f} ({gain.mean:+.3f}"
-    # 1e-9: 0.90 - 0.95 is -0.04999999999999993 in floats, and a limit met exactly is met.
-    if rule == "point":
-        ok = gain.mean >= -allowed - 1e-9
-        return _Finding(ok, f"{said}), {'within' if ok else 'more than'} the allowed drop of {allowed:g}")
-    said += f", 95 % bounds {low:+.3f} to {high:+.3f}, {'paired' if gain.paired else 'not paired'}, n={gain.n})"
-    if low > -allowed:
-        return _Finding(True, f"{said}, a drop of {allowed:g} is ruled out")
-    if high < -allowed:
-        return _Finding(False, f"{said}, more than the allowed drop of {allowed:g}")
-    return _Finding(None, f"{said}, a drop of {allowed:g} can be neither shown nor ruled out with these items")
 
 
 def _against_live(gate: Gate, candidate: Evaluation, live: Evaluation | None) -> tuple[bool | None, list[str]]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tasks.domain.errors import InputError, PipelineError
 from tasks.harness.child import write_result
-from tasks.harness.suite import refuse_unknown
+from tasks.harness.suite import PROMPTS_PER_REQUEST, Cost, refuse_unknown
 
 if TYPE_CHECKING:
     from tasks.harness.run import Progress
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         imported = time.monotonic()
         logging.getLogger("tasks").setLevel(logging.INFO)
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        sent: dict[str, Cost] = {}
         scores = evaluate(
             base_url=arguments.base_url,
             model=arguments.model,
@@ -58,9 +59,10 @@ def main(argv: list[str] | None = None) -> int:
             timeout_seconds=arguments.timeout_seconds,
             wait_seconds=arguments.wait_seconds,
             on_progress=tell.progress,
+            on_sent=sent.update,
         )
         seconds = {"import": round(imported - started, 2), "measure": round(time.monotonic() - imported, 2)}
-        write_result(arguments.out, scores, seconds)
+        write_result(arguments.out, scores, seconds, sent)
     except PipelineError as error:
         tell(event="error", kind=type(error).__name__, message=str(error))
         return 2 if isinstance(error, InputError) else 3
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmarks", required=True, help="names, joined by commas")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--json-lines", action="store_true", help="progress and result as JSON lines on stdout")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=PROMPTS_PER_REQUEST)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--chat-template", choices=("auto", "server", "none"), default="auto")
     parser.add_argument("--prefix-token-id", type=int)

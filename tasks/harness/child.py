@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from tasks.domain import errors
 from tasks.domain.models import Score
+from tasks.harness.suite import Cost
 
 _SCORES = TypeAdapter(tuple[Score, ...])
 _END_SECONDS = 5.0
@@ -28,11 +29,13 @@ class Measured(NamedTuple):
     scores: tuple[Score, ...]
     seconds: Mapping[str, float]
     """``import`` and ``measure``."""
+    sent: Mapping[str, Cost]
+    """What each benchmark cost."""
 
 
-def write_result(path: Path, scores: Sequence[Score], seconds: Mapping[str, float]) -> None:
+def write_result(path: Path, scores: Sequence[Score], seconds: Mapping[str, float], sent: Mapping[str, Cost]) -> None:
     """Write scores with their items; the file is there whole or not at all."""
-    whole = {"scores": [s.model_dump(mode="json") for s in scores], "seconds": dict(seconds)}
+    whole = {"scores": [s.model_dump(mode="json") for s in scores], "seconds": dict(seconds), "sent": dict(sent)}
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as half:
         try:
             json.dump(whole, half, ensure_ascii=False, allow_nan=False)
@@ -46,7 +49,8 @@ def write_result(path: Path, scores: Sequence[Score], seconds: Mapping[str, floa
 def read_result(path: Path) -> Measured:
     """What ``write_result`` wrote."""
     found = json.loads(path.read_text("utf-8"))
-    return Measured(_SCORES.validate_python(found["scores"]), found["seconds"])
+    sent = {name: Cost(*cost) for name, cost in found["sent"].items()}
+    return Measured(_SCORES.validate_python(found["scores"]), found["seconds"], sent)
 
 
 def measure(
@@ -72,7 +76,7 @@ def measure(
         options: further arguments of ``python -m tasks.harness``, such as ``--wait-seconds 60``.
         api_key: handed over in the child's environment.
         deadline_seconds: after which the child is stopped.
-        on_progress: called with benchmark, requests done, and requests in all.
+        on_progress: called with benchmark, prompts done, and prompts in all.
 
     Raises:
         PipelineError: of the same type as in the child; TransientError if it ended without saying why.

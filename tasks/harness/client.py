@@ -8,6 +8,7 @@ left with a log line, ``finish_reason: "abort"`` (HTTP 200 while vLLM shuts down
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers import Tokenizer
 
 from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused
+from tasks.harness.marks import CUT
 
-CUT = " [cut: no stop]"
-"""Put after an answer that ran into its length limit, so that it can never equal a gold answer by accident."""
 _ASKED_WRONGLY = frozenset({400, 401, 403, 413, 422})
 _ENOUGH_TO_SUSPECT = 50
 """Tokens from which on one and the same log-likelihood for each is no accident."""
@@ -54,7 +54,7 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         api_key: str | None,
         on_done: Callable[[str, int], None],
     ) -> None:
-        """Nothing is sent yet; ``on_done(benchmark, requests)`` is called as answers come in."""
+        """Nothing is sent yet; ``on_done(benchmark, prompts)`` is called as answers come in."""
         super().__init__(model=model, base_url=base_url, tokenizer_backend=None, max_length=max_length, seed=1234)
         self._url = base_url.rstrip("/")
         self._tokens = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -69,6 +69,9 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         self._on_done = on_done
         self._seen: set[float] = set()
         self._scored_tokens = 0
+        self.prompts: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
+        """HTTP requests by benchmark, those that had to be sent again included."""
 
     @property
     def prefix_token_id(self) -> int:
@@ -121,17 +124,23 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers: chat where the context is a chat, else plain completion."""
+        """Greedy answers: one by one where the context is a chat, else as continuations of many texts at once."""
+        chats = bool(requests) and isinstance(requests[0].args[0], JsonChatStr)
+        batches = _batches([r.task_name or "" for r in requests], 1 if chats else self._prompts_per_request)
 
-        def job(request: Instance) -> Callable[[aiohttp.ClientSession], Awaitable[str]]:
-            async def run(session: aiohttp.ClientSession) -> str:
-                text = await self._answer(session, request.args[0], dict(request.args[1]))
-                self._on_done(request.task_name or "", 1)
-                return text
+        def job(batch: list[int]) -> Callable[[aiohttp.ClientSession], Awaitable[list[str]]]:
+            async def run(session: aiohttp.ClientSession) -> list[str]:
+                asked = [requests[i] for i in batch]
+                ask = self._chat if chats else self._continuations
+                texts = await ask(session, [r.args[0] for r in asked], dict(asked[0].args[1]), asked[0].task_name or "")
+                self._done(asked[0].task_name or "", len(asked))
+                return texts
 
             return run
 
-        return asyncio.run(self._all([job(r) for r in requests], self._concurrency))
+        at_once = self._concurrency if chats else self._batches_at_once
+        answers = asyncio.run(self._all([job(b) for b in batches], at_once))
+        return _in_place(batches, answers)
 
     def probe(self) -> None:
         """Ask for one log-likelihood: the model is there, and the server gives log-likelihoods of prompts."""
@@ -146,31 +155,38 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
             )
         # Longest first: batches of like length, and what would not fit fails at once.
         order = sorted(range(len(work)), key=lambda i: -len(work[i].tokens))
-        size = self._prompts_per_request
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        by_place = _batches([work[i].benchmark for i in order], self._prompts_per_request)
+        batches = [[order[place] for place in batch] for batch in by_place]
 
         def job(batch: list[int]) -> Callable[[aiohttp.ClientSession], Awaitable[list[tuple[float, bool]]]]:
             async def run(session: aiohttp.ClientSession) -> list[tuple[float, bool]]:
                 values = await self._likelihoods(session, [work[i] for i in batch])
-                for benchmark in {work[i].benchmark for i in batch} - {""}:
-                    self._on_done(benchmark, sum(1 for i in batch if work[i].benchmark == benchmark))
+                self._done(work[batch[0]].benchmark, len(batch))
                 return values
 
             return run
 
-        answers = asyncio.run(self._all([job(b) for b in batches], max(2, self._concurrency // size)))
+        answers = asyncio.run(self._all([job(b) for b in batches], self._batches_at_once))
         if len(self._seen) == 1 and self._scored_tokens >= _ENOUGH_TO_SUSPECT:
             raise ModelRefused(
                 f"{self.model}: each of {self._scored_tokens} tokens got the same log-likelihood {self._seen.pop():g}:"
                 " its weights are broken, or the server does not score prompts"
             )
-        by_index = dict(zip(order, (value for values in answers for value in values), strict=True))
-        return [by_index[i] for i in range(len(work))]
+        return _in_place(batches, answers)
+
+    @property
+    def _batches_at_once(self) -> int:
+        # Two: while the answers of one are read, the server has the next.
+        return max(2, self._concurrency // self._prompts_per_request)
+
+    def _done(self, benchmark: str, prompts: int) -> None:
+        if benchmark:  # the probe is for none
+            self.prompts[benchmark] += prompts
+            self._on_done(benchmark, prompts)
 
     async def _likelihoods(self, session: aiohttp.ClientSession, work: Sequence[_Scored]) -> list[tuple[float, bool]]:
-        reply = await self._post(
-            session, "completions", self._create_payload([w.tokens for w in work], seed=self._seed)
-        )
+        payload = self._create_payload([w.tokens for w in work], seed=self._seed)
+        reply = await self._post(session, "completions", payload, work[0].benchmark)
         choices = sorted(_choices(reply, len(work)), key=lambda c: int(c["index"]))
         for asked, choice in zip(work, choices, strict=True):
             given = ((choice.get("logprobs") or {}).get("token_logprobs")) or []
@@ -190,23 +206,26 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         found: list[tuple[float, bool]] = self.parse_logprobs({"choices": choices}, ctxlens=[w.context for w in work])
         return found
 
-    async def _answer(self, session: aiohttp.ClientSession, context: Any, options: dict[str, Any]) -> str:
-        payload: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": options["max_gen_toks"],
-            "temperature": 0,
-            "seed": self._seed,
-            **({"stop": options["until"]} if options.get("until") else {}),
-        }
-        if isinstance(context, JsonChatStr):
-            payload["messages"] = json.loads(context.prompt)
-            choice = _choices(await self._post(session, "chat/completions", payload), 1)[0]
-            text = (choice.get("message") or {}).get("content") or ""
-        else:
-            payload["prompt"] = context
-            choice = _choices(await self._post(session, "completions", payload), 1)[0]
-            text = choice.get("text") or ""
-        return text + CUT if choice["finish_reason"] == "length" else str(text)
+    async def _chat(
+        self, session: aiohttp.ClientSession, contexts: Sequence[Any], options: dict[str, Any], benchmark: str
+    ) -> list[str]:
+        payload = {**self._generation(options), "messages": json.loads(contexts[0].prompt)}
+        choice = _choices(await self._post(session, "chat/completions", payload, benchmark), 1)[0]
+        return [_finished((choice.get("message") or {}).get("content"), choice)]
+
+    async def _continuations(
+        self, session: aiohttp.ClientSession, contexts: Sequence[Any], options: dict[str, Any], benchmark: str
+    ) -> list[str]:
+        payload = {**self._generation(options), "prompt": list(contexts)}
+        choices = _choices(await self._post(session, "completions", payload, benchmark), len(contexts))
+        return [_finished(c.get("text"), c) for c in sorted(choices, key=lambda c: int(c["index"]))]
+
+    def _generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        more = {"stop": options["until"]} if options.get("until") else {}
+        if "min_gen_toks" in options:  # vLLM's own: no end before so many tokens
+            more["min_tokens"] = options["min_gen_toks"]
+        known = {"model": self.model, "temperature": 0, "seed": self._seed}
+        return {**known, "max_tokens": options["max_gen_toks"], **more}
 
     async def _all(self, jobs: Sequence[Callable[[aiohttp.ClientSession], Awaitable[Any]]], at_once: int) -> list[Any]:
         """Run all jobs, ``at_once`` at a time; the first failure ends the rest."""
@@ -226,12 +245,15 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
                 raise several.exceptions[0] from None
         return [task.result() for task in running]
 
-    async def _post(self, session: aiohttp.ClientSession, path: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, payload: Mapping[str, Any], benchmark: str
+    ) -> Mapping[str, Any]:
         url = f"{self._url}/{path}"
         failure = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(0.5 * attempt)
+            self.requests[benchmark] += 1
             try:
                 async with session.post(url, json=payload) as reply:
                     body = await reply.read()
@@ -248,6 +270,26 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
             if reply.status not in (429, 503):
                 break
         raise EndpointUnavailable(f"{url} did not answer for {self.model}: {failure}")
+
+
+def _batches(benchmarks: Sequence[str], size: int) -> list[list[int]]:
+    """Places of the prompts that go together, in order: at most ``size``, and of one benchmark, whose cost it is."""
+    places: dict[str, list[int]] = {}
+    for place, benchmark in enumerate(benchmarks):
+        places.setdefault(benchmark, []).append(place)
+    return [found[i : i + size] for found in places.values() for i in range(0, len(found), size)]
+
+
+def _in_place(batches: Sequence[Sequence[int]], answers: Sequence[Sequence[Any]]) -> list[Any]:
+    """What was answered batch by batch, in the order in which it was asked."""
+    found = {
+        i: value for batch, values in zip(batches, answers, strict=True) for i, value in zip(batch, values, strict=True)
+    }
+    return [found[i] for i in range(len(found))]
+
+
+def _finished(text: str | None, choice: Mapping[str, Any]) -> str:
+    return (text or "") + (CUT if choice["finish_reason"] == "length" else "")
 
 
 def _json(url: str, body: bytes) -> Mapping[str, Any]:

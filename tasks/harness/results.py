@@ -16,7 +16,7 @@ ANSWER_LENGTH = 200
 ENOUGH_TO_SUSPECT = 20
 """Items from which on one and the same choice every time is no accident: 4^-19 for a model that guesses."""
 
-Metric = Literal["acc", "strict", "lenient", "bits_per_byte"]
+Metric = Literal["acc", "strict", "lenient", "bits_per_byte", "in_language"]
 
 
 def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
@@ -30,6 +30,9 @@ def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Sco
         return (_score(benchmark, "acc", [_marked(s, float(s["acc_bytes"])) for s in samples]),)
     if "bits_per_byte" in samples[0]:
         return (_score(benchmark, "bits_per_byte", [_bits(s) for s in samples], higher_is_better=False),)
+    if "in_language" in samples[0]:
+        marked = [_marked(s, float(s["in_language"]), str(s["filtered_resps"][0])[:ANSWER_LENGTH]) for s in samples]
+        return (_score(benchmark, "in_language", marked),)
     said = [str(s["filtered_resps"][0])[:ANSWER_LENGTH] for s in samples]
     strict = [_marked(s, float(s["strict"]), text) for s, text in zip(samples, said, strict=True)]
     lenient = [_marked(s, float(s["lenient"]), text) for s, text in zip(samples, said, strict=True)]

@@ -1,12 +1,13 @@
 """Measuring one served model: lm-eval as a library, over HTTP, each item's outcome kept.
 
-Imports lm-eval (seconds); flows start it as a child process instead (``tasks.harness.child``). Two calls on one model
-object: log-likelihood benchmarks without a chat template, answers with one, since lm-eval takes the template per call.
+Imports lm-eval (seconds); flows start it as a child process instead (``tasks.harness.child``). Several calls on one
+model object: log-likelihoods and continuations without a chat template, answers with one, since lm-eval takes the
+template per call.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from tasks.domain.models import Score
 from tasks.harness.client import ServedModel
 from tasks.harness.facts import describe
 from tasks.harness.results import scores_of
-from tasks.harness.suite import SUITES, refuse_unknown
+from tasks.harness.suite import PROMPTS_PER_REQUEST, SUITES, Cost, plain, refuse_unknown
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _POLL_SECONDS = 0.5
 
 
 class Progress(NamedTuple):
-    """How far a measurement is, in requests."""
+    """How far a measurement is, in prompts."""
 
     benchmark: str
     done: int
@@ -39,7 +40,7 @@ def evaluate(
     model: str,
     folder: Path,
     benchmarks: Sequence[str],
-    batch_size: int = 64,
+    batch_size: int = PROMPTS_PER_REQUEST,
     concurrency: int = 64,
     api_key: str | None = None,
     chat_template: bool | None = None,
@@ -49,6 +50,7 @@ def evaluate(
     wait_seconds: float = 0.0,
     suites: Path = SUITES,
     on_progress: Callable[[Progress], None] | None = None,
+    on_sent: Callable[[Mapping[str, Cost]], None] | None = None,
 ) -> tuple[Score, ...]:
     """Score ``model`` on ``benchmarks``.
 
@@ -57,7 +59,7 @@ def evaluate(
         model: its name there, ``eu@abcdef123456``.
         folder: the model's files; tokenizer and longest context are read from here.
         benchmarks: names in ``suites/``.
-        batch_size: prompts per log-likelihood request; does not change results.
+        batch_size: prompts per request to the completions endpoint; does not change results.
         concurrency: sequences in flight; does not change results.
         api_key: sent as a bearer token.
         chat_template: ask chat benchmarks through the chat endpoint (True), or as plain text (False), as is right for
@@ -69,6 +71,7 @@ def evaluate(
         wait_seconds: how long to wait for the server to know the model, once all else is ready.
         suites: where the benchmarks are.
         on_progress: called as answers come in.
+        on_sent: called once at the end, with what each benchmark cost.
 
     Returns:
         Scores in the order of ``benchmarks``; strict and then lenient for a chat benchmark.
@@ -103,11 +106,22 @@ def evaluate(
     ready = time.monotonic()
     answers = {name: t for name, t in tasks.items() if t.OUTPUT_TYPE == "generate_until"}
     scored = {name: t for name, t in tasks.items() if name not in answers}
-    samples = {**_run(served, scored, chat=False), **_run(served, answers, chat=facts.chat_template)}
+    chats = {name: t for name, t in answers.items() if facts.chat_template and not plain(name, suites)}
+    texts = {name: t for name, t in answers.items() if name not in chats}
+    samples: dict[str, list[dict[str, Any]]] = {}
+    took = []
+    for some, chat in ((scored, False), (texts, False), (chats, True)):
+        began = time.monotonic()
+        samples.update(_run(served, some, chat=chat))
+        took.append(time.monotonic() - began)
+    sent = {name: Cost(served.prompts[name], served.requests[name]) for name in tasks}
     log.info(
-        "%s: %d benchmarks, %d requests; load %.1f s, wait %.1f s, ask %.1f s",
-        *(model, len(tasks), count.total, loaded - started, ready - loaded, time.monotonic() - ready),
+        "%s: %d benchmarks, %d prompts in %d requests; seconds to load %.1f, wait %.1f,"
+        " score %.1f, continue texts %.1f, chat %.1f",
+        *(model, len(tasks), *map(sum, zip(*sent.values(), strict=True)), loaded - started, ready - loaded, *took),
     )
+    if on_sent is not None:
+        on_sent(sent)
     return tuple(score for name in benchmarks for score in scores_of(name, samples[name]))
 
 

@@ -1,7 +1,8 @@
 """The benchmarks that there are: lm-eval YAML files and local data, found by this module's own path.
 
-A benchmark is one YAML in ``suites/`` and its items in ``suites/data/<benchmark>.<split>.jsonl``. Nothing here imports
-lm-eval, so a catalog can be checked in milliseconds; lm-eval calls ``load`` and ``answered`` by name from the YAML.
+A benchmark is one YAML in ``suites/`` and its items in ``suites/data/<data>.<split>.jsonl``; what benchmarks of one
+kind have in common stands in a ``.template`` that they include. Nothing here imports lm-eval, so that a catalog is
+checked in milliseconds; lm-eval calls ``load`` and the functions of ``tasks.harness.marks`` by name from the YAML.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,6 +22,19 @@ from tasks.domain.models import Digest
 SUITES = Path(__file__).parent / "suites"
 SEED = 20261123
 """Of the permutation of items. Part of the digest: another seed asks other items of a shortened benchmark."""
+
+
+PROMPTS_PER_REQUEST = 64
+"""Prompts in one request to the completions endpoint; the chat endpoint takes one conversation at a time."""
+
+
+class Cost(NamedTuple):
+    """What a benchmark asks of a server."""
+
+    prompts: int
+    """lm-eval's requests: one for each choice, text or question."""
+    requests: int
+    """HTTP requests that they are sent in."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,10 +62,17 @@ def refuse_unknown(benchmarks: Sequence[str], folder: Path = SUITES) -> None:
 @cache
 def definition(benchmark: str, folder: Path = SUITES) -> dict[str, Any]:
     """The benchmark's YAML as a mapping."""
-    loaded: dict[str, Any] = yaml.load((folder / f"{benchmark}.yaml").read_text("utf-8"), Loader=_Loader)
+    loaded = _read_yaml(folder / f"{benchmark}.yaml")
     if loaded.get("task") != benchmark or loaded["dataset_kwargs"].get("benchmark") != benchmark:
         raise InputError(f"{folder / benchmark}.yaml: task and dataset_kwargs.benchmark must both be {benchmark!r}")
     return loaded
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The file over what it includes, as lm-eval merges them: by whole keys of the top level."""
+    own: dict[str, Any] = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+    included = own.pop("include", None)
+    return {**(_read_yaml(path.parent / included) if included else {}), **own}
 
 
 def permuted(ids: Iterable[str]) -> list[str]:
@@ -68,7 +89,7 @@ def read_items(
     """The items to ask, in the order of the permutation.
 
     Raises:
-        InputError: if the data is absent or empty, or an id is missing or comes twice.
+        InputError: if the data is absent, empty or shorter than ``limit``, or an id is missing or comes twice.
     """
     path = folder / "data" / f"{benchmark}.{split}.jsonl"
     try:
@@ -81,14 +102,54 @@ def read_items(
         raise InputError(
             f"{path}: {len(rows)} rows with {len(by_id)} different ids; expected some, each with its own id"
         )
+    # Dev is the smaller split, and asked whole where a shortened benchmark asks more than it has.
+    if split == "test" and limit != "all" and int(limit) > len(rows):
+        raise InputError(f"{path}: {len(rows)} rows, and the benchmark asks {limit} items; lower items in its YAML")
     return [by_id[key] for key in permuted(by_id)][: None if limit == "all" else int(limit)]
 
 
 def chosen(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> list[dict[str, Any]]:
     """The items of ``benchmark`` as its YAML asks for them."""
-    return read_items(
-        benchmark, split=split, limit=definition(benchmark, folder)["dataset_kwargs"]["items"], folder=folder
-    )
+    return _asked(**definition(benchmark, folder)["dataset_kwargs"], split=split, folder=folder)
+
+
+def _asked(
+    *, benchmark: str, data: str = "", items: int | str = "all", choices: int = 0, split: str, folder: Path
+) -> list[dict[str, Any]]:
+    rows = read_items(data or benchmark, split=split, limit=items, folder=folder)
+    return [fewer_choices(row, choices) for row in rows] if choices else rows
+
+
+def fewer_choices(item: dict[str, Any], choices: int) -> dict[str, Any]:
+    """``item`` with its right choice and ``choices - 1`` wrong ones, in their order: a shorter question to ask.
+
+    Which wrong ones depends on the item's id alone, so every model is asked the same.
+    """
+    right = item["choices"][item["answer"]]
+    wrong = [choice for place, choice in enumerate(item["choices"]) if place != item["answer"]]
+    by_key = {f"{item['id']}:{choice}": choice for choice in wrong}
+    kept = {by_key[key] for key in permuted(by_key)[: choices - 1]} | {right}
+    left = [choice for choice in item["choices"] if choice in kept]
+    return {**item, "choices": left, "answer": left.index(right)}
+
+
+def cost_of(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> Cost:
+    """What one measurement of ``benchmark`` sends, if nothing has to be sent twice."""
+    items, known = chosen(benchmark, split=split, folder=folder), definition(benchmark, folder)
+    prompts = sum(len(item.get("choices", "1")) for item in items)
+    one_by_one = known["output_type"] == "generate_until" and not plain(benchmark, folder)
+    return Cost(prompts, prompts if one_by_one else -(-prompts // PROMPTS_PER_REQUEST))
+
+
+@cache
+def requests_of(benchmark: str) -> int:
+    """HTTP requests of ``cost_of``: what a gate's budget counts."""
+    return cost_of(benchmark).requests
+
+
+def plain(benchmark: str, folder: Path = SUITES) -> bool:
+    """Whether answers are asked for as the continuation of a text, whatever template the model has."""
+    return bool(definition(benchmark, folder)["metadata"].get("endpoint") == "completions")
 
 
 def benchmark_digest(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> Digest:
@@ -113,20 +174,21 @@ def lm_eval_version() -> str:
     return version("lm-eval")
 
 
-def load(benchmark: str, items: int | str = "all", split: str = "test", folder: str = "", **_: Any) -> dict[str, Any]:
+def load(
+    benchmark: str,
+    data: str = "",
+    items: int | str = "all",
+    choices: int = 0,
+    split: str = "test",
+    folder: str = "",
+    **_: Any,
+) -> dict[str, Any]:
     """What lm-eval calls to get the data (``custom_dataset``): no network, no cache, whatever the working directory.
 
     lm-eval hands over the YAML's ``metadata`` as keyword arguments too, hence ``**_``.
     """
     from datasets import Dataset
 
-    rows = read_items(benchmark, split=split, limit=items, folder=Path(folder) if folder else SUITES)
+    place = Path(folder) if folder else SUITES
+    rows = _asked(benchmark=benchmark, data=data, items=items, choices=choices, split=split, folder=place)
     return {"test": Dataset.from_list(rows)}
-
-
-def answered(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Strict and lenient marks for one chat answer."""
-    said, gold = results[0], str(doc["answer"])
-    whole = json.dumps({"answer": gold}, ensure_ascii=False)
-    first_line = said.strip().split("\n", 1)[0]
-    return {"strict": float(said == whole), "lenient": float(bool(gold) and gold in first_line)}

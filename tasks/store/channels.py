@@ -14,7 +14,7 @@ from tasks.domain.models import ChannelState, Digest, ModelRef
 from tasks.domain.records import Live, PromotionFact, live_of
 from tasks.store.claims import fence_problem
 from tasks.store.database import Database
-from tasks.store.tables import channels, promotions, staged
+from tasks.store.tables import acknowledgements, channels, promotions, staged
 
 
 class Channels(Database):
@@ -131,7 +131,15 @@ class Channels(Database):
             if generation > row.acknowledged_generation:
                 seen = {"acknowledged_generation": generation, "acknowledged_at": at or self._now()}
                 connection.execute(update(channels).where(channels.c.channel == channel).values(**seen))
+                fact = {"channel": channel, "generation": generation, "at": seen["acknowledged_at"]}
+                connection.execute(insert(acknowledgements).values(**fact))
             return _state(connection.execute(_pointer().where(channels.c.channel == channel)).one())
+
+    def visible_since(self, channel: str) -> dict[int, datetime]:
+        """Generation -> when the gateway first said that it routes by it; none for one that was skipped."""
+        asked = select(acknowledgements).where(acknowledgements.c.channel == channel)
+        with self._read() as connection:
+            return {row.generation: row.at for row in connection.execute(asked)}
 
 
 def all_live(connection: Connection) -> tuple[Live, ...]:

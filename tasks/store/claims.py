@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from tasks.domain.errors import InputError
-from tasks.domain.records import Claim
+from tasks.domain.records import Attempt, Claim
 from tasks.store.database import Database
 from tasks.store.tables import attempts, claims
 
@@ -78,10 +78,25 @@ class Claims(Database):
         with self._read() as connection:
             return [_claim(row) for row in connection.execute(asked)]
 
-    def attempts(self, job_key: str) -> int:
-        """How often the job was claimed, ever."""
+    def attempts(self, job_key: str, since: datetime | None = None) -> int:
+        """How often the job was claimed: ever, or after ``since``."""
+        counted = select(func.count()).select_from(attempts).where(attempts.c.job_key == job_key)
+        if since is not None:
+            counted = counted.where(attempts.c.at > since)
         with self._read() as connection:
-            return connection.scalar(_attempts(job_key)) or 0
+            return connection.scalar(counted) or 0
+
+    def job_of(self, owner: str) -> str | None:
+        """The job that ``owner`` claimed last, or None if it never claimed any."""
+        asked = select(attempts.c.job_key).where(attempts.c.owner == owner).order_by(attempts.c.fence.desc()).limit(1)
+        with self._read() as connection:
+            return connection.scalar(asked)
+
+    def attempts_of(self, job_key: str) -> list[Attempt]:
+        """Every attempt at a job, oldest first."""
+        asked = select(attempts).where(attempts.c.job_key == job_key).order_by(attempts.c.fence)
+        with self._read() as connection:
+            return [Attempt(**row._mapping) for row in connection.execute(asked)]
 
     def expire_claims_of(self, owner_prefix: str = "") -> list[str]:
         """End the claims of owners that begin with ``owner_prefix`` (of all, if empty); the jobs that this frees.

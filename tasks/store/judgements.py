@@ -147,6 +147,19 @@ class JudgementFacts(Database):
         """Take the hold off ``key``; nothing happens if there is none."""
         self._hold(key, False, reason)
 
+    def lift(self, key: str, reason: str) -> None:
+        """Take any hold off ``key`` and record that a person wants it tried again: attempts count anew from here."""
+        with self._write() as connection:
+            connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now()))
+
+    def lifted_at(self, key: str) -> datetime | None:
+        """When a hold was taken off ``key``, or a new try was asked for, last; None if never."""
+        with self._read() as connection:
+            found: datetime | None = connection.scalar(
+                select(func.max(holds.c.at)).where(holds.c.key == key, ~holds.c.held)
+            )
+            return found
+
     def holds(self) -> list[Hold]:
         """What is on hold now, oldest first."""
         newest = select(func.max(holds.c.id)).group_by(holds.c.key)

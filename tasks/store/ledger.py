@@ -1,6 +1,7 @@
 """The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
 
-    facts       facts.py (models), judgements.py (scores, verdicts, ends, holds): appended, never changed
+    facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
+                never changed
     what moves  claims.py, channels.py, serving.py
     below       database.py (transactions, schema), tables.py, migrations/
 
@@ -18,13 +19,14 @@ from tasks.store.channels import Channels
 from tasks.store.claims import Claims
 from tasks.store.database import connect, migrate, utc_now
 from tasks.store.facts import Merged, ModelFacts
+from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.serving import Serving
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JudgementFacts, Claims, Channels, Serving):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Claims, Channels, Serving):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

@@ -64,6 +64,11 @@ class Serving(Database):
         with self._write() as connection:
             return connection.execute(delete(staged).where(*_mine(digest, channel, owner))).rowcount == 1
 
+    def unstage_all(self, owner: str) -> int:
+        """Take back every wish of ``owner``; how many there were."""
+        with self._write() as connection:
+            return connection.execute(delete(staged).where(staged.c.owner == owner)).rowcount
+
     def desired(self) -> Desired:
         """All that should be running now."""
         now = self._now()

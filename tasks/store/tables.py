@@ -1,4 +1,4 @@
-"""The ledger's tables. ``FACTS`` are append-only, and triggers of migration 0001 refuse anything else.
+"""The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
 Only these move: claims, channels (the pointer), staged, instances, agents. A test compares this file with what the
 migrations make, so change both.
@@ -180,10 +180,45 @@ promotions = Table(
     Column("fence", Integer, ForeignKey("attempts.fence")),
     Column("extra", JSON, nullable=False),
 )
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_key", String, nullable=False, index=True),
+    Column("family", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("repo_id", String, nullable=False),
+    Column("revision", String, nullable=False),
+    Column("release_digest", String, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_key", String, nullable=False, index=True),
+    Column("state", String, nullable=False),
+    Column("artifact_digest", String, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("by", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("flow_run_id", String),
+    Column("at", Utc, nullable=False),
+)
+acknowledgements = Table(
+    "acknowledgements",
+    metadata,
+    Column("channel", String, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("at", Utc, nullable=False),
+)
 
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
+    *("jobs", "approvals", "acknowledgements"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------
@@ -236,3 +271,4 @@ agents = Table(
 )
 
 Index("ix_verdicts_family_target", verdicts.c.family, verdicts.c.target)
+Index("ix_jobs_release", jobs.c.family, jobs.c.target, jobs.c.release_digest)

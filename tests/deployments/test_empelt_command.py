@@ -24,6 +24,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 RELEASE = ModelRef(repo_id="lab/instruct-v2", revision="1" * 40)
 
 
+COMMANDS = ("demo", "up", "status", "plan", "explain", "retry", "base", "backfill", "merge", "rollback", "doctor")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
@@ -114,7 +117,7 @@ def make_ledger(home: Path) -> ChannelState:
 def test_help_names_every_command_and_the_exit_codes(empelt: Run) -> None:
     done = empelt("--help")
     assert done.returncode == 0
-    for word in ("demo", "up", "status", "merge", "rollback", "doctor", "Exit codes: 0 done, 1 failed, 2 refused"):
+    for word in (*COMMANDS, "Exit codes: 0 done, 1 failed, 2 refused"):
         assert word in done.stdout
     for hidden in ("agent", "gateway"):
         assert f"\n│ {hidden}" not in done.stdout

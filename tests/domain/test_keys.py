@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.domain.jobs import Job
-from tasks.domain.keys import eval_key, job_key, merge_key, verdict_key
+from tasks.domain.keys import eval_key, job_key, joined_key, merge_key, verdict_key
 from tasks.domain.lineage import Ingredient, Lineage
 
 Make = Callable[..., Lineage]
@@ -96,6 +96,11 @@ def test_an_eval_key_changes_with_everything_that_moves_scores(change: dict[str,
 def test_an_eval_key_does_not_change_with_the_order_of_the_flags() -> None:
     backwards = {**EVALUATION, "serving": dict(reversed(EVALUATION["serving"].items()))}
     assert eval_key(**EVALUATION) == eval_key(**backwards)
+
+
+def test_the_key_of_joined_evaluations_is_that_of_their_set() -> None:
+    assert joined_key(["a" * 64, "b" * 64]) == joined_key(["b" * 64, "a" * 64])
+    assert len({joined_key(["a" * 64]), joined_key(["a" * 64, "b" * 64]), "a" * 64}) == 3
 
 
 def test_a_verdict_key_changes_with_gate_and_references() -> None:

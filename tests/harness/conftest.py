@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -41,8 +42,11 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The benchmarks of the repository over few and made-up items, so that a test takes seconds."""
     folder = tmp_path_factory.mktemp("suites")
     (folder / "data").mkdir()
-    for source in (ROOT / "tasks/harness/suites").glob("eu_*.yaml"):
+    for source in (ROOT / "tasks/harness/suites").glob("*.template"):
         shutil.copy(source, folder)
+    for name in ("eu_mc", "eu_chat", "eu_bpb", "eu_text"):
+        text = (ROOT / f"tasks/harness/suites/{name}.yaml").read_text("utf-8")
+        (folder / f"{name}.yaml").write_text(re.sub(r"items: \d+", "items: all", text), "utf-8")
     rng = random.Random(7)
 
     def some(n: int) -> str:
@@ -55,6 +59,7 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "eu_chat": [{"id": f"c{k}", "kind": "w", "question": f"{some(4)}?", "answer": some(1)} for k in range(12)],
         "eu_bpb": [{"id": f"t{k}", "text": some(10 + 4 * k)} for k in range(8)],
+        "eu_text": [{"id": f"p{k}", "prompt": some(6), "language": "eu"} for k in range(10)],
     }
     for name, items in rows.items():
         lines = "".join(json.dumps(item) + "\n" for item in items)

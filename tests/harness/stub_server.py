@@ -48,14 +48,18 @@ async def completions(request: Request) -> PlainTextResponse:
         return PlainTextResponse("no such model yet", status_code=404)
     if FAULT == "dying":
         await asyncio.sleep(0.1)
-    if not isinstance(body["prompt"], list):
-        return reply({"choices": [{"index": 0, "text": "bai", "finish_reason": "stop"}]})
+    if isinstance(body["prompt"][0], str):
+        assert body["min_tokens"] == body["max_tokens"]
+        places = reversed(range(len(body["prompt"])))  # any order will do: each choice has its index
+        return reply({"choices": [{"index": k, "text": f"bai {k}", "finish_reason": "stop"} for k in places]})
     choices = [scored(index, tokens) for index, tokens in enumerate(body["prompt"])]
     return reply({"choices": choices[:-1] if FAULT == "partial" and SEEN["completions"] > 1 else choices})
 
 
 async def chat(request: Request) -> PlainTextResponse:
     SEEN["chat"] += 1
+    if FAULT == "busy" and SEEN["chat"] == 3:
+        return PlainTextResponse("too many requests", status_code=429)
     empty = FAULT == "abort-chat" and SEEN["chat"] > 3
     message = {"role": "assistant", "content": "" if empty else "bai"}
     return reply({"choices": [{"index": 0, "message": message, "finish_reason": "abort" if empty else "stop"}]})

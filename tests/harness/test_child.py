@@ -13,6 +13,7 @@ import pytest
 
 from tasks.domain.errors import EndpointUnavailable, UnknownBenchmark
 from tasks.harness.child import measure, read_result, write_result
+from tasks.harness.suite import cost_of
 
 ROOT = Path(__file__).parents[2]
 Stub = Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[bytes]"]]]
@@ -40,6 +41,7 @@ def test_a_measurement_in_a_child_gives_scores_and_progress(
         )
     assert [s.metric for s in measured.scores] == ["strict", "lenient"]
     assert set(measured.seconds) == {"import", "measure"}
+    assert measured.sent == {"eu_chat": cost_of("eu_chat")}
     assert heard[-1] == ("eu_chat", measured.scores[0].n, measured.scores[0].n)
     assert read_result(tmp_path / "result.json") == measured
     assert [path.name for path in tmp_path.glob("*.json*")] == ["result.json"]
@@ -49,8 +51,8 @@ def test_an_error_of_the_child_is_an_error_of_the_same_type_here(model_folder: P
     out = tmp_path / "result.json"
     with pytest.raises(EndpointUnavailable, match=r"127\.0\.0\.1:9"):
         measure(base_url="http://127.0.0.1:9/v1", model="m", folder=model_folder, benchmarks=["eu_chat"], out=out)
-    with pytest.raises(UnknownBenchmark, match="gl_mc"):
-        measure(base_url="http://127.0.0.1:9/v1", model="m", folder=model_folder, benchmarks=["gl_mc"], out=out)
+    with pytest.raises(UnknownBenchmark, match="oc_mc"):
+        measure(base_url="http://127.0.0.1:9/v1", model="m", folder=model_folder, benchmarks=["oc_mc"], out=out)
     assert not out.exists()
 
 
@@ -71,5 +73,5 @@ def test_sigterm_ends_a_measurement_and_leaves_no_file(stub_server: Stub, model_
 
 def test_a_result_that_cannot_be_written_whole_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_result(tmp_path / "result.json", [], {"measure": float("nan")})
+        write_result(tmp_path / "result.json", [], {"measure": float("nan")}, {})
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, PipelineError, UnknownBenchmark
 from tasks.domain.models import Score
 from tasks.harness.run import evaluate
+from tasks.harness.suite import Cost, cost_of
 
 Stub = Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[bytes]"]]]
 
@@ -54,10 +55,38 @@ def test_a_fault_is_an_error_and_not_a_wrong_answer(
 
 
 def test_a_server_without_faults_is_scored(ask: Callable[..., tuple[Score, ...]]) -> None:
-    mc, strict, lenient, bits = ask("none")
-    assert (mc.n, strict.n, lenient.n, bits.n) == (24, 12, 12, 8)
+    mc, strict, lenient, bits, text = ask("none", "eu_mc", "eu_chat", "eu_bpb", "eu_text")
+    assert (mc.n, strict.n, lenient.n, bits.n, text.n) == (24, 12, 12, 8, 10)
     assert {i.answer for i in strict.items} == {"bai"}
     assert strict.value == 0
+    # Each text's continuation is its own, although ten are asked in requests of eight and answered in any order.
+    assert [i.answer for i in text.items] == [f"bai {k % 8}" for k in range(10)]
+    assert (text.metric, text.value) == ("in_language", 0)  # too few letters to be in any language
+
+
+def test_what_is_sent_is_counted_by_benchmark(stub_server: Stub, model_folder: Path, suites: Path) -> None:
+    sent: dict[str, Cost] = {}
+    benchmarks = ["eu_mc", "eu_chat", "eu_bpb", "eu_text"]
+    with stub_server() as (url, _):
+        evaluate(
+            base_url=url,
+            model="stub",
+            folder=model_folder,
+            benchmarks=benchmarks,
+            suites=suites,
+            on_sent=sent.update,
+        )
+    assert sent == {name: cost_of(name, folder=suites) for name in benchmarks}
+    assert sent == {"eu_mc": (72, 2), "eu_chat": (12, 12), "eu_bpb": (8, 1), "eu_text": (10, 1)}
+
+
+def test_a_request_that_is_sent_again_is_counted_again(stub_server: Stub, model_folder: Path, suites: Path) -> None:
+    sent: dict[str, Cost] = {}
+    with stub_server("busy") as (url, _):
+        evaluate(
+            base_url=url, model="stub", folder=model_folder, benchmarks=["eu_chat"], suites=suites, on_sent=sent.update
+        )
+    assert sent == {"eu_chat": (12, 13)}
 
 
 def test_a_server_that_dies_in_the_middle_is_unavailable(stub_server: Stub, model_folder: Path, suites: Path) -> None:

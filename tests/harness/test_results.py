@@ -7,7 +7,6 @@ import pytest
 
 from tasks.domain.errors import ModelRefused
 from tasks.harness.results import scores_of
-from tasks.harness.suite import answered
 
 
 def choice_sample(k: int, likelihoods: list[float]) -> dict[str, Any]:
@@ -53,18 +52,10 @@ def test_strict_comes_before_lenient_and_long_answers_are_cut() -> None:
     assert len(strict.items[0].answer) == 200
 
 
-@pytest.mark.parametrize(
-    ("said", "strict", "lenient"),
-    [
-        ('{"answer": "Gasteiz"}', 1, 1),
-        ('{"answer": "Gasteiz"}\n', 0, 1),
-        ('{"answer":"Gasteiz"}', 0, 1),
-        ('{"answer": "Gasteiz"} [cut: no stop]', 0, 1),
-        ("Gasteiz", 0, 1),
-        ("\nGasteiz da.", 0, 1),
-        ("Bilbo.\nGasteiz", 0, 0),
-        ("", 0, 0),
-    ],
-)
-def test_strict_is_the_whole_answer_and_lenient_its_first_line(said: str, strict: int, lenient: int) -> None:
-    assert answered({"answer": "Gasteiz"}, [said]) == {"strict": strict, "lenient": lenient}
+def test_a_continuation_is_scored_by_its_language_and_kept() -> None:
+    samples = [
+        {"doc": {"id": f"p{k}"}, "filtered_resps": ["gaur euria"], "in_language": float(k < 3)} for k in range(4)
+    ]
+    (score,) = scores_of("eu_text", samples)
+    assert (score.metric, score.value, score.n) == ("in_language", 0.75, 4)
+    assert score.items[0].answer == "gaur euria"

@@ -11,7 +11,7 @@ from tasks.harness.run import Progress, evaluate
 from tasks.harness.suite import chosen
 
 pytestmark = pytest.mark.serving
-ALL = ("eu_mc", "eu_chat", "eu_bpb")
+ALL = ("eu_mc", "eu_chat", "eu_bpb", "eu_text")
 TOLERANCE = 2e-3
 """In nats or bits per sequence: float32 on both sides, other kernels and another order of sums."""
 
@@ -39,7 +39,7 @@ def measured(vllm_url: str, tiny_model: Path, suites: Path) -> dict[tuple[str, s
         on_progress=progress.append,
     )
     assert [p.done for p in progress] == sorted(p.done for p in progress)
-    assert (progress[-1].done, progress[-1].total) == (24 * 4 + 12 + 8, 24 * 4 + 12 + 8)
+    assert (progress[-1].done, progress[-1].total) == (24 * 3 + 12 + 8 + 10, 24 * 3 + 12 + 8 + 10)
     return {(s.benchmark, s.metric): s for s in scores}
 
 
@@ -49,10 +49,12 @@ def test_every_item_has_its_outcome(measured: dict[tuple[str, str], Score], suit
         ("eu_chat", "strict"),
         ("eu_chat", "lenient"),
         ("eu_bpb", "bits_per_byte"),
+        ("eu_text", "in_language"),
     ]
     for (benchmark, _), score in measured.items():
         assert [i.item_id for i in score.items] == [row["id"] for row in chosen(benchmark, folder=suites)]
     assert all(item.answer for item in measured["eu_chat", "strict"].items)
+    assert all(item.answer for item in measured["eu_text", "in_language"].items)
 
 
 def test_batches_of_one_give_the_same_scores(

@@ -13,10 +13,13 @@ from tasks.domain.errors import InputError, UnknownBenchmark
 from tasks.harness.suite import (
     SUITES,
     chosen,
+    cost_of,
     definition,
+    fewer_choices,
     known_benchmarks,
     permuted,
     read_items,
+    requests_of,
     suite_digest,
 )
 
@@ -26,26 +29,97 @@ def copy(suites: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(suites, tmp_path / "suites"))
 
 
+LANGUAGES = ("en", "es", "eu", "ca", "gl", "pt")
+KINDS = ("mc", "chat", "bpb", "text")
+FIELDS = {
+    "mc": {"prompt", "choices", "answer"},
+    "chat": {"question", "answer"},
+    "bpb": {"text"},
+    "text": {"prompt", "language"},
+}
+ITEMS = {"mc": (300, 60), "chat": (300, 80), "bpb": (100, 50), "text": (40, 25)}
+
+
+def kind_of(benchmark: str) -> str:
+    return benchmark.removesuffix("_short").rsplit("_", 1)[1]
+
+
 @pytest.mark.parametrize("benchmark", known_benchmarks())
 def test_each_benchmark_has_a_yaml_and_data_that_agree(benchmark: str) -> None:
-    asked = chosen(benchmark)
-    kind = definition(benchmark)["output_type"]
-    fields = {"multiple_choice": ["prompt", "choices", "answer"], "generate_until": ["question", "answer"]}
-    assert all(field in row for row in asked for field in fields.get(kind, ["text"]))
-    if benchmark.startswith("eu") or kind == "generate_until":
-        assert len(asked) >= (100 if kind == "loglikelihood_rolling" else 300)
-    if kind == "multiple_choice":
-        assert {row["answer"] for row in asked} == {0, 1, 2, 3}
+    asked, kind = chosen(benchmark), kind_of(benchmark)
+    assert all(row.keys() >= FIELDS[kind] for row in asked)
+    assert len(asked) == ITEMS[kind][benchmark.endswith("_short")]
+    if kind == "mc":
+        assert {len(row["choices"]) for row in asked} == {3}
+        assert {row["answer"] for row in asked} == {0, 1, 2}
+    if kind == "text":
+        assert {row["language"] for row in asked} == {benchmark[:2]}
 
 
-def test_the_known_benchmarks_are_those_of_three_languages() -> None:
-    assert known_benchmarks() == tuple(
-        sorted(f"{c}_{kind}" for c in ("en", "es", "eu") for kind in ("bpb", "chat", "mc"))
-    )
+def test_every_language_has_every_kind_long_and_short() -> None:
+    own = {f"{code}_{kind}{end}" for code in LANGUAGES for kind in KINDS for end in ("", "_short")}
+    more = {f"es_more_{kind}{end}" for kind in ("mc", "chat") for end in ("", "_short")}
+    assert set(known_benchmarks()) == own | more
+
+
+def test_a_short_benchmark_asks_some_of_the_long_ones_items() -> None:
+    long, short = chosen("eu_mc"), chosen("eu_mc_short")
+    assert short == long[: len(short)]
+    assert suite_digest(["eu_mc"]) != suite_digest(["eu_mc_short"])
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "cost"),
+    [
+        ("eu_mc", (900, 15)),
+        ("eu_chat", (300, 300)),
+        ("eu_bpb", (100, 2)),
+        ("eu_text", (40, 1)),
+        ("en_mc_short", (180, 3)),
+    ],
+)
+def test_a_benchmarks_cost_is_known_before_it_is_asked(benchmark: str, cost: tuple[int, int]) -> None:
+    assert cost_of(benchmark) == cost
+    assert requests_of(benchmark) == cost[1]
+
+
+def test_fewer_choices_keep_the_right_one_and_the_order() -> None:
+    item = {"id": "q", "choices": ["a", "b", "c", "d"], "answer": 2}
+    short = fewer_choices(item, 3)
+    assert short["choices"] == [choice for choice in item["choices"] if choice in short["choices"]]
+    assert len(short["choices"]) == 3
+    assert short["choices"][short["answer"]] == "c"
+    assert fewer_choices(item, 3) == short
+    dropped = {(set("abd") - set(fewer_choices({**item, "id": f"q{k}"}, 3)["choices"])).pop() for k in range(40)}
+    assert dropped == {"a", "b", "d"}
+
+
+def test_a_benchmark_that_asks_more_than_there_is_is_refused(copy: Path) -> None:
+    yaml = copy / "eu_bpb.yaml"
+    yaml.write_text(yaml.read_text("utf-8").replace("items: all", "items: 9"), "utf-8")
+    with pytest.raises(InputError, match=r"eu_bpb\.test\.jsonl: 8 rows, and the benchmark asks 9 items"):
+        chosen("eu_bpb", folder=copy)
+
+
+def test_lm_eval_reads_a_benchmark_and_its_template_as_we_do(copy: Path) -> None:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for name in known_benchmarks(copy):
+        theirs = load_yaml(copy / f"{name}.yaml", resolve_func=False, recursive=True)
+        assert theirs.keys() == definition(name, copy).keys()
+        assert theirs["dataset_kwargs"] == definition(name, copy)["dataset_kwargs"]
+
+
+def test_a_changed_template_is_another_suite(copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    template = other / "mc.template"
+    template.write_text(template.read_text("utf-8").replace("num_fewshot: 0", "num_fewshot: 1"), "utf-8")
+    assert suite_digest(["eu_mc"], folder=other) != suite_digest(["eu_mc"], folder=copy)
+    assert suite_digest(["eu_bpb"], folder=other) == suite_digest(["eu_bpb"], folder=copy)
 
 
 def test_dev_and_test_share_no_question() -> None:
-    for benchmark in known_benchmarks():
+    for benchmark in (name for name in known_benchmarks() if not name.endswith("_short")):
         dev, test = ({row["id"] for row in read_items(benchmark, split=s)} for s in ("dev", "test"))
         assert not dev & test, benchmark
 
@@ -76,14 +150,14 @@ def test_the_digest_depends_on_yaml_and_items_and_not_on_the_order_of_names(copy
 def test_a_changed_yaml_is_another_suite(copy: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     yaml = other / "eu_mc.yaml"
-    yaml.write_text(yaml.read_text("utf-8").replace("num_fewshot: 0", "num_fewshot: 1"), "utf-8")
+    yaml.write_text(yaml.read_text("utf-8") + "num_fewshot: 1\n", "utf-8")
     assert suite_digest(["eu_mc"], folder=other) != suite_digest(["eu_mc"], folder=copy)
 
 
 def test_an_unknown_benchmark_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownBenchmark, match=r"gl_mc.*Known: en_bpb, en_chat") as refused:
-        suite_digest(["eu_mc", "gl_mc"])
-    assert refused.value.problems == ("gl_mc",)
+    with pytest.raises(UnknownBenchmark, match=r"oc_mc.*Known: ca_bpb, ca_bpb_short") as refused:
+        suite_digest(["eu_mc", "oc_mc"])
+    assert refused.value.problems == ("oc_mc",)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
 from tasks.store.ledger import Ledger
@@ -66,6 +67,31 @@ class Samples:
         part = Ingredient(role="instruct", ref=self.ref(name), digest=self.digest(name))
         recipe = {"method": "linear", "weight": 0.75}
         return Lineage(family="tiny", target="eu", ingredients=(part,), recipe=recipe, engine_version=engine)
+
+    def job(self, name: str = "v1", *, gate: str = "gate") -> Job:
+        """A job of one release; another gate makes it another job of the same release and target."""
+        release = self.release(name)
+        parts = (
+            Ingredient(role="base", ref=self.ref("base"), digest=self.digest("base")),
+            Ingredient(role="instruct", ref=release.ref, digest=release.content_digest),
+            Ingredient(role="tuned:eu", ref=self.ref("eu"), digest=self.digest("eu")),
+        )
+        lineage = Lineage(
+            family="tiny", target="eu", ingredients=parts, recipe={"method": "task_arithmetic"}, engine_version="1"
+        )
+        return Job(release=release, target="eu", channel="eu", gate_digest=self.digest(gate), lineage=lineage)
+
+    @staticmethod
+    def request(job: Job, digest: str) -> PublishRequest:
+        return PublishRequest(
+            family=job.family,
+            target=job.target,
+            channel=job.channel,
+            artifact_digest=digest,
+            release=job.release.ref,
+            expected_generation=0,
+            claim_key=job.key,
+        )
 
     def evaluation(self, key: str = "eval", *, right: int = 2, n: int = 3) -> Evaluation:
         items = tuple(Item(item_id=f"q{i}", value=float(i < right), answer="Zaragoza, ñ") for i in range(n))

@@ -31,6 +31,7 @@ def test_opening_again_finds_everything(ledger, url, samples):
 
 def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(url):
     with Ledger.open(url) as ledger, ledger._write() as connection:
+        newest = connection.scalar(text("SELECT version_num FROM alembic_version"))
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     try:
         with pytest.raises(InputError, match=r"a schema that this version does not know.*'9999'"):
@@ -40,7 +41,7 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(url):
             assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     finally:
         with engine.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(text(f"UPDATE alembic_version SET version_num = '{newest}'"))
         engine.dispose()
 
 

@@ -164,6 +164,9 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
         fence=claim.fence,
         claim_key="job",
     )
+    ledger.acknowledge("eu", 1)
+    ledger.record_job(samples.job())
+    ledger.ask_approval(samples.request(samples.job(), samples.digest("merged")), "stronger")
     for fact in FACTS:
         before = _rows(ledger, fact)
         assert before, f"{fact} holds nothing to try on"

@@ -1,10 +1,13 @@
 """Checks a demo that is up, and trusts nothing that it wrote.
 
-    .venv/bin/python tests/system/check_demo.py [--home .empelt/demo]
+    .venv/bin/python tests/system/check_demo.py [--home .empelt/demo] [--only "v2 x eu"]
 
-Asked are: the kernel (which files has the serving process mapped, and what is in them), numpy (are 1,000 sampled elements
-the merge that the report claims), the gateway (who answers, and what), and Prefect's API (was the job made by a run of the
-schedule after the push). Then the report must agree with all of that. Exit 1, with every disagreement, if it does not.
+Asked are, of every job that the report tells of: the kernel (which files has the serving process mapped, and what is in
+them), numpy (are sampled elements the merge that the report claims), the gateway (who answers, and what; and how many of
+the benchmark's own questions it gets right), and Prefect's API (was the job made by a run of the schedule after the push,
+did it end as told, are the scores those of the gate's table). Of the releases that were to be refused: that no run was
+made, no channel moved and nothing answers for them. Then the report must agree with all of that. Exit 1, with every
+disagreement, if it does not.
 
 Only numpy, safetensors' format and HTTP are used; nothing of ours is imported.
 """
@@ -12,9 +15,12 @@ Only numpy, safetensors' format and HTTP are used; nothing of ours is imported.
 import argparse
 import hashlib
 import json
+import math
 import struct
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,9 @@ import numpy as np
 
 MATTERS = ("config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 MATTERS_START = ("tokenizer", "chat_template", "vocab.")
+DATA = Path(__file__).resolve().parents[2] / "tasks" / "harness" / "suites" / "data"
+STATES = {"published": "Published", "rejected": "Rejected", "kept": "Kept", "held": "Undecided"}
+Job = dict[str, Any]
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
@@ -76,8 +85,8 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def check_merge(store: Path, artifact: str, lineage: dict[str, Any]) -> list[str]:
-    """1,000 sampled elements of the served weights, recomputed from the parents."""
+def check_merge(store: Path, artifact: str, lineage: dict[str, Any], count: int = 1000) -> list[str]:
+    """Sampled elements of the merged weights, recomputed from the parents."""
     digests = {i["role"]: i["digest"] for i in lineage["ingredients"]}
     parts = {role: Weights(store / "artifacts" / digest) for role, digest in digests.items()}
     served, recipe = Weights(store / "artifacts" / artifact), lineage["recipe"]
@@ -93,7 +102,7 @@ def check_merge(store: Path, artifact: str, lineage: dict[str, Any]) -> list[str
     rng = np.random.default_rng(int(artifact[:8], 16))  # another artifact, other samples
     sizes = np.array([served.where[name][2] for name in names], dtype=np.float64)
     wrong, far, moved = 0, 0, 0
-    for name in rng.choice(names, size=1000, p=sizes / sizes.sum()):
+    for name in rng.choice(names, size=count, p=sizes / sizes.sum()):
         index = int(rng.integers(served.where[name][2]))
         base = np.float64(parts["base"].values(name)[index])
         value = base + a * (np.float64(parts["instruct"].values(name)[index]) - base)
@@ -108,12 +117,14 @@ def check_merge(store: Path, artifact: str, lineage: dict[str, Any]) -> list[str
         far += abs(expected - found) > 1
         moved += found != int(parts["instruct"].raw(name)[index])
     problems = []
-    if far or wrong > 10:
+    if far or wrong > count / 100:
         problems.append(
-            f"of 1000 sampled elements {wrong} are not the recipe's, {far} by more than one unit in the last place"
+            f"of {count} sampled elements {wrong} are not the recipe's, {far} by more than one unit in the last place"
         )
-    if moved < 100:
-        problems.append(f"only {moved} of 1000 sampled elements differ from the instruct parent: nothing was grafted")
+    if moved < count / 10:
+        problems.append(
+            f"only {moved} of {count} sampled elements differ from the instruct parent: nothing was grafted"
+        )
     return problems
 
 
@@ -143,45 +154,80 @@ def mapped_files(pid: Path) -> set[str]:
         return set()
 
 
-def check_gateway(report: dict[str, Any]) -> list[str]:
-    """The endpoint answers with this artifact at this generation, and says now what the report says that it said."""
-    question = report["answers"]["question"]
-    body = {
-        "model": report["channel"],
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": 40,
-    }
+def chat(report: dict[str, Any], model: str, question: str) -> tuple[str, str, dict[str, str]]:
+    """What a model of the gateway says, why it stopped, and the answer's headers."""
+    messages = [{"role": "user", "content": question}]
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 40}
     answer, headers = ask(f"{report['endpoint']}/chat/completions", body)
-    said = answer["choices"][0]["message"]["content"]
+    choice = answer["choices"][0]
+    return choice["message"]["content"], choice["finish_reason"], headers
+
+
+def check_gateway(report: dict[str, Any], job: Job) -> list[str]:
+    """The endpoint answers with this artifact at this generation, and says now what the report says that it said."""
+    told = report["channel_answers"].get(job["target"], {})
+    said, _, headers = chat(report, job["channel"], told.get("question", "?"))
     problems = []
-    for name, expected in (
-        ("x-empelt-artifact", report["artifact"]),
-        ("x-empelt-generation", str(report["generation"])),
-    ):
+    for name, expected in (("x-empelt-artifact", job["artifact"]), ("x-empelt-generation", str(job["generation"]))):
         if headers.get(name) != expected:
             problems.append(f"the gateway answers with {name}: {headers.get(name)}, the report says {expected}")
-    if said != report["answers"]["after"]:
-        problems.append(f"the endpoint answers {said!r}, the report says {report['answers']['after']!r}")
+    if told and said != told["after"]:
+        problems.append(f"the endpoint answers {said!r}, the report says {told['after']!r}")
     models, _ = ask(f"{report['endpoint']}/models")
-    if report["channel"] not in [m["id"] for m in models["data"]]:
-        problems.append(f"/v1/models does not list {report['channel']}")
+    if job["channel"] not in [m["id"] for m in models["data"]]:
+        problems.append(f"/v1/models does not list {job['channel']}")
     return problems
 
 
-def check_prefect(report: dict[str, Any]) -> list[str]:
-    """A run of the schedule after the push dispatched the job; the job completed as Published; its artifact agrees."""
+def check_chat_score(report: dict[str, Any], job: Job, count: int = 40) -> list[str]:
+    """Sampled questions of each chat benchmark, asked now: as many right as the reported score makes likely."""
+    problems = []
+    for name, score in job["scores"].items():
+        benchmark, metric = name.split("/")
+        path = DATA / f"{benchmark}.test.jsonl"
+        if metric != "strict" or not path.exists():
+            continue
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        chosen = np.random.default_rng(int(job["artifact"][:8], 16)).choice(len(items), count, replace=False)
+        right = 0
+        for index in chosen:
+            said, stopped, _ = chat(report, job["channel"], items[index]["question"])
+            right += said == json.dumps({"answer": items[index]["answer"]}, ensure_ascii=False) and stopped == "stop"
+        # Four standard errors of so small a sample, and one answer for what batching changes.
+        spread = 4 * math.sqrt(max(score["value"] * (1 - score["value"]), 0.01) / count) + 1 / count
+        if abs(right / count - score["value"]) > spread:
+            problems.append(
+                f"{benchmark}: {right} of {count} answers are right, the report's score is {score['value']:.3f}"
+            )
+    return problems
+
+
+def check_prefect(report: dict[str, Any], job: Job) -> list[str]:
+    """A run of the schedule after the push dispatched the job; it ended as told; its gate table agrees."""
     api, problems = f"{report['ui']}/api", []
-    pushed = datetime.fromisoformat(report["pushed_at"])
-    job, _ = ask(f"{api}/flow_runs/{report['flow_run']}")
-    if job["state"]["name"] != "Published" or job["state"]["type"] != "COMPLETED":
-        problems.append(f"the job's run ended as {job['state']['name']} ({job['state']['type']}), not as Published")
-    if datetime.fromisoformat(job["created"]) < pushed:
-        problems.append(f"the job's run was created at {job['created']}, before the push at {pushed}")
-    if job["parameters"]["release"]["revision"] != report["release_revision"]:
+    run, _ = ask(f"{api}/flow_runs/{job['flow_run']}")
+    if run["state"]["name"] != STATES[job["outcome"]] or run["state"]["type"] != "COMPLETED":
+        problems.append(
+            f"the job's run ended as {run['state']['name']} ({run['state']['type']}), not as {STATES[job['outcome']]}"
+        )
+    if job["release_revision"] not in str(run["parameters"]["release"]):
         problems.append("the job's run was for another revision than the report says")
+    if job["pushed_at"]:
+        problems += check_dispatch(report, job, run)
+    tables, _ = ask(f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [job["flow_run"]]}}, "limit": 50})
+    gate = [json.loads(t["data"]) for t in tables if (t["key"] or "").startswith("gate-")]
+    if len(gate) != 1:
+        return [*problems, f"{len(gate)} gate tables hang on the job's run; expected one"]
+    return problems + check_table(job, gate[0])
+
+
+def check_dispatch(report: dict[str, Any], job: Job, run: dict[str, Any]) -> list[str]:
+    """The run was created after the push, by a run of the schedule that ended after it."""
+    pushed, problems = datetime.fromisoformat(job["pushed_at"]), []
+    if datetime.fromisoformat(run["created"]) < pushed:
+        problems.append(f"the job's run was created at {run['created']}, before the push at {pushed}")
     runs, _ = ask(
-        f"{api}/flow_runs/filter",
+        f"{report['ui']}/api/flow_runs/filter",
         {
             "flows": {"name": {"any_": ["watch-hub"]}},
             "flow_runs": {"state": {"name": {"any_": ["Dispatched"]}}},
@@ -194,47 +240,111 @@ def check_prefect(report: dict[str, Any]) -> list[str]:
         if r["auto_scheduled"]
         # A run may be under way while the push lands, and see it: what counts is that it dispatched after the push.
         and datetime.fromisoformat(r["end_time"]) >= pushed
-        and job["name"] in r["state"]["message"]
+        and run["name"] in r["state"]["message"]
     ]
     if not dispatched:
-        problems.append(f"no run of the schedule that ended after the push dispatched {job['name']!r}")
-    tables, _ = ask(
-        f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [report["flow_run"]]}}, "limit": 50}
-    )
-    gate = [json.loads(t["data"]) for t in tables if (t["key"] or "").startswith("gate-")]
-    if len(gate) != 1:
-        return [*problems, f"{len(gate)} gate tables hang on the job's run; expected one"]
-    shown = {row["benchmark"].rstrip(" *") + "/" + row["metric"]: row for row in gate[0] if row.get("metric")}
-    told = {row["benchmark"].rstrip(" *") + "/" + row["metric"]: row for row in report["verdict"]["rows"]}
+        problems.append(f"no run of the schedule that ended after the push dispatched {run['name']!r}")
+    return problems
+
+
+def check_table(job: Job, gate: list[dict[str, Any]]) -> list[str]:
+    """The report's rows, scores and verdict are those of Prefect's table."""
+    problems = []
+    shown = {row["benchmark"].rstrip(" *") + "/" + row["metric"]: row for row in gate if row.get("metric")}
+    told = {row["benchmark"].rstrip(" *") + "/" + row["metric"]: row for row in job["verdict"]["rows"]}
     for name in sorted(shown.keys() | told.keys()):
         for column in ("score", "limit", "verdict"):
             ours, theirs = told.get(name, {}).get(column), shown.get(name, {}).get(column)
             if ours != theirs:
                 problems.append(f"{name}: the report's {column} is {ours!r}, Prefect's table says {theirs!r}")
-    verdict = next((row["verdict"] for row in gate[0] if row["benchmark"] == "VERDICT"), None)
-    if verdict != report["verdict"]["outcome"].upper() or verdict != "PASSED":
-        problems.append(f"the report's verdict is {report['verdict']['outcome']}, Prefect's table says {verdict}")
-    for name, score in report["scores"].items():
+    verdict = next((row["verdict"] for row in gate if row["benchmark"] == "VERDICT"), None)
+    wanted = {"published": "PASSED", "kept": "PASSED", "rejected": "REJECTED", "held": "UNDECIDED"}[job["outcome"]]
+    if verdict != job["verdict"]["outcome"].upper() or verdict != wanted:
+        problems.append(
+            f"the job ended {job['outcome']} by verdict {job['verdict']['outcome']}, Prefect's table says {verdict}"
+        )
+    for name, score in job["scores"].items():
         row = shown.get(name)
         if row and row["score"] != f"{score['value']:.3f}\u00a0±\u00a0{score['stderr']:.3f}":
             problems.append(f"{name}: the report's score is {score['value']:.3f}, Prefect's table says {row['score']}")
     return problems
 
 
+def check_not_served(report: dict[str, Any], job: Job) -> list[str]:
+    """Nothing answers with the artifact of a job that was not published, unless another job published the same one."""
+    published = {j["artifact"] for j in report["jobs"] if j["outcome"] == "published"}
+    models, _ = ask(f"{report['endpoint']}/models")
+    problems = [
+        f"channel {m['id']} serves {job['artifact'][:12]}, which was {job['outcome']}"
+        for m in models["data"]
+        if m.get("root") == job["artifact"] and job["artifact"] not in published
+    ]
+    lowest = [row for row in job["verdict"]["rows"] if row["verdict"] == "FAIL"]
+    if job["outcome"] == "rejected" and not lowest:
+        problems.append("it was rejected, and no row of its gate failed")
+    return problems
+
+
+def check_refused(report: dict[str, Any]) -> list[str]:
+    """The release that its pre-flight refused: the Hub has it, and no run was ever made for it."""
+    refusal = report["refusal"]
+    runs, _ = ask(
+        f"{report['ui']}/api/flow_runs/filter",
+        {"flows": {"name": {"any_": ["remerge-release"]}}, "flow_runs": {"name": {"like_": refusal["release"]}}},
+    )
+    problems = [f"a run {run['name']!r} was made for the release that was to be refused" for run in runs]
+    if refusal["release"] not in refusal["reason"] or "rchitecture" not in refusal["reason"]:
+        problems.append(f"the reason does not name release and architecture: {refusal['reason']!r}")
+    return problems
+
+
+def checks_of(report: dict[str, Any], store: Path) -> dict[str, Callable[[], list[str]]]:
+    """Every check, by the line that is printed for it."""
+    latest = {job["channel"]: job for job in report["jobs"] if job["outcome"] == "published"}
+    checks: dict[str, Callable[[], list[str]]] = {}
+    for job in report["jobs"]:
+        who = f"{job['name']} ({job['outcome']})"
+        serves = latest.get(job["channel"]) is job
+        count = 1000 if serves else 300
+        checks[f"{who}: Prefect's record"] = lambda job=job: check_prefect(report, job)  # type: ignore[misc]
+        checks[f"{who}: {count} elements of the merge"] = lambda job=job, count=count: check_merge(  # type: ignore[misc]
+            store, job["artifact"], job["lineage"], count
+        )
+        if serves:
+            checks[f"{who}: files mapped by the serving process"] = lambda job=job: check_mapped(  # type: ignore[misc]
+                store, job["artifact"]
+            )
+            checks[f"{who}: the gateway"] = lambda job=job: check_gateway(report, job)  # type: ignore[misc]
+            checks[f"{who}: chat scores, asked again"] = lambda job=job: check_chat_score(report, job)
+        elif job["outcome"] != "published":
+            checks[f"{who}: not served"] = lambda job=job: check_not_served(report, job)  # type: ignore[misc]
+    if report["refusal"]:
+        checks[f"{report['refusal']['release']} (refused)"] = lambda: check_refused(report)
+    checks["the report's top is its own job"] = lambda: check_top(report)
+    return checks
+
+
+def check_top(report: dict[str, Any]) -> list[str]:
+    """What stands at the report's top is the job of that name, word for word."""
+    job = next((j for j in report["jobs"] if j["name"] == report["name"]), {})
+    return [
+        f"{key}: {report.get(key)!r}, but the job says {value!r}"
+        for key, value in job.items()
+        if report.get(key) != value
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".empelt/demo"))
-    home = parser.parse_args().home
+    parser.add_argument("--only", default="", help="only the checks whose line holds this")
+    chosen = parser.parse_args()
+    home = chosen.home
     report = json.loads((home / "report.json").read_text(encoding="utf-8"))
-    store = (home / "store").resolve()
-    checks = {
-        "files mapped by the serving process": lambda: check_mapped(store, report["artifact"]),
-        "1,000 elements of the merge": lambda: check_merge(store, report["artifact"], report["lineage"]),
-        "the gateway": lambda: check_gateway(report),
-        "Prefect's record": lambda: check_prefect(report),
-    }
     failed = False
-    for name, check in checks.items():
+    for name, check in checks_of(report, (home / "store").resolve()).items():
+        if chosen.only not in name:
+            continue
         try:
             problems = check()
         except (

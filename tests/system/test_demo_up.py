@@ -221,71 +221,104 @@ def copied(demo: Installation, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def checked(home: Path) -> tuple[int, str]:
-    """Exit code and words of the check."""
-    command = [sys.executable, str(ROOT / "tests" / "system" / "check_demo.py"), "--home", str(home)]
+def checked(home: Path, only: str = f"{FAMILY}-instruct-v2 x {TARGET}") -> tuple[int, str]:
+    """Exit code and words of the check; of the checks of one job, if no others are asked for."""
+    command = [sys.executable, str(ROOT / "tests" / "system" / "check_demo.py"), "--home", str(home), "--only", only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
 
 
-def alter(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def alter(home: Path, change: Callable[[dict[str, Any]], object], name: str = "") -> None:
+    """Change what the report tells of one job; of v2 x eu if none is named."""
     path = home / "report.json"
     told = json.loads(path.read_text(encoding="utf-8"))
-    change(told)
+    change(next(job for job in told["jobs"] if job["name"] == (name or told["name"])))
     path.write_text(json.dumps(told), encoding="utf-8")
 
 
 def test_an_unaltered_demo_passes_the_check(copied: Path) -> None:
     code, said = checked(copied)
     assert code == 0, said
+    assert said.count("ok ") == 5
     assert "FAIL" not in said
 
 
+def test_what_stands_at_the_top_of_the_report_is_the_job(copied: Path) -> None:
+    path = copied / "report.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**told, "generation": 99}), encoding="utf-8")
+    code, said = checked(copied, only="the report's top")
+    assert code == 1
+    assert "generation: 99" in said
+
+
+def test_a_rejected_candidate_that_is_told_as_published_is_found(copied: Path, report: dict[str, Any]) -> None:
+    name = next(job["name"] for job in report["jobs"] if job["outcome"] == "rejected")
+    alter(copied, lambda job: job.update(outcome="published", ended="Published"), name)
+    code, said = checked(copied, only=name)
+    assert code == 1
+    assert "the job's run ended as Rejected (COMPLETED), not as Published" in said
+
+
+def test_a_refused_release_that_had_a_run_would_be_found(copied: Path, report: dict[str, Any]) -> None:
+    path = copied / "report.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["refusal"]["release"] = f"{FAMILY}-instruct-v2"
+    path.write_text(json.dumps(told), encoding="utf-8")
+    code, said = checked(copied, only="(refused)")
+    assert code == 1
+    assert f"a run '{FAMILY}-instruct-v2 x {TARGET}' was made for the release that was to be refused" in said
+
+
 def test_an_altered_score_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told["scores"]["eu_chat/strict"].update(value=0.99))
+    alter(copied, lambda job: job["scores"]["eu_chat/strict"].update(value=0.99))
     code, said = checked(copied)
     assert code == 1
     assert "eu_chat/strict: the report's score is 0.990" in said
 
 
 def test_an_altered_row_of_the_gate_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told["verdict"]["rows"][0].update(limit=">= 0.99"))
+    alter(copied, lambda job: job["verdict"]["rows"][0].update(limit=">= 0.99"))
     code, said = checked(copied)
     assert code == 1
     assert "the report's limit is '>= 0.99'" in said
 
 
 def test_an_altered_verdict_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told["verdict"].update(outcome="rejected"))
+    alter(copied, lambda job: job["verdict"].update(outcome="rejected"))
     code, said = checked(copied)
     assert code == 1
-    assert "the report's verdict is rejected, Prefect's table says PASSED" in said
+    assert "by verdict rejected, Prefect's table says PASSED" in said
 
 
 def test_an_older_generation_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told.update(generation=told["generation"] - 1))
+    alter(copied, lambda job: job.update(generation=job["generation"] - 1))
     code, said = checked(copied)
     assert code == 1
     assert "the gateway answers with x-empelt-generation" in said
 
 
 def test_another_artifact_than_the_served_one_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told.update(artifact=told["before"]["artifact"]))
+    before = json.loads((copied / "report.json").read_text(encoding="utf-8"))["before"]["artifact"]
+    alter(copied, lambda job: job.update(artifact=before))
     code, said = checked(copied)
     assert code == 1
     assert "the gateway answers with x-empelt-artifact" in said
 
 
 def test_another_recipe_than_the_merge_had_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told["lineage"]["recipe"].update(tuned_weight=0.1))
+    alter(copied, lambda job: job["lineage"]["recipe"].update(tuned_weight=0.1))
     code, said = checked(copied)
     assert code == 1
     assert "sampled elements" in said
 
 
 def test_an_altered_answer_is_found(copied: Path) -> None:
-    alter(copied, lambda told: told["answers"].update(after="Bai"))
+    path = copied / "report.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["channel_answers"][TARGET]["after"] = "Bai"
+    path.write_text(json.dumps(told), encoding="utf-8")
     code, said = checked(copied)
     assert code == 1
     assert "the report says 'Bai'" in said

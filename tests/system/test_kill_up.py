@@ -3,7 +3,7 @@
     .venv/bin/pytest -m kill tests/system/test_kill_up.py       # after `empelt demo` has ended
 
 It goes on in the home that the demo has left (EMPELT_HOME and the ports name it): the channel is taken back to v1, a
-third release is pushed to the Hub, and everything is killed while that one is being evaluated.
+further release is pushed to the Hub, and everything is killed while that one is being evaluated.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.system.installation import CHANNEL, FAMILY, ROOT, TARGET, Installatio
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(1200)]
 
 HUB_PORT = int(os.environ.get("EMPELT_DEMO_HUB_PORT", "8710"))
-RELEASE = f"{FAMILY}-instruct-v3"
+RELEASE = f"{FAMILY}-instruct-v9"
 RUN = f"{RELEASE} x {TARGET}"
 ENDED = ("published", "kept", "rejected", "held")
 
@@ -75,6 +75,7 @@ class Up:
         chosen = {
             "EMPELT_HUB_ENDPOINT": hub,
             "EMPELT_FAMILIES": FAMILY,
+            "EMPELT_TARGETS": TARGET,
             "EMPELT_WATCH_INTERVAL_SECONDS": "30",
             "EMPELT_SETTLE_SECONDS": "0",
         }
@@ -135,7 +136,7 @@ class Caller(threading.Thread):
         self.join(70)
 
 
-def push_v3(home: Path, folder: Path) -> None:
+def push_v9(home: Path, folder: Path) -> None:
     """v2's model with another version string in a file that counts: a new release, as strong as v2."""
     shutil.copytree(ROOT / "infra" / "demo_family" / "models" / f"{FAMILY}-instruct-v2", folder)
     path = folder / "generation_config.json"
@@ -174,7 +175,7 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
         installation.empelt("rollback", CHANNEL, "--to", told["before"]["artifact"])
     generation = installation.channel()["generation"]
     seen = {run["id"] for run in installation.runs("remerge-release")}
-    push_v3(home, tmp_path / "v3")
+    push_v9(home, tmp_path / "v9")
     pushed = time.monotonic()
 
     def under_way() -> dict[str, Any] | None:

@@ -1,0 +1,76 @@
+"""`empelt base add`, from its arguments to its last line: check, write, tell the forms, say what is due."""
+
+from typing import Any
+
+from deployments.bases import as_report, examine, read_wish
+from deployments.bases import as_text as checks_as_text
+from deployments.planning import expected_seconds, plan_family
+from deployments.showing import human_seconds
+from deployments.starting import is_up
+from tasks.domain.errors import TransientError
+from tasks.doors import open_catalog
+from tasks.settings import Settings
+
+
+def add(
+    settings: Settings, family: str, language: str, repository: str, *, like: str, gate: str, dry_run: bool
+) -> dict[str, Any]:
+    """Register a tuned base.
+
+    Raises:
+        InputError: with every problem; nothing was written then.
+        HubUnavailable: the Hub does not answer; nothing was written then.
+    """
+    wish = read_wish(family, language, repository, like, gate)
+    found = examine(settings, wish)
+    report = as_report(found, wish, written=False if dry_run else found.file.save())
+    report["dry_run"], report["forms"], report["due"] = dry_run, "", []
+    if dry_run:
+        return report
+    open_catalog.cache_clear()
+    running, targets = settings.family_names, settings.target_names
+    if running and family not in running:
+        report["notes"].append(f"{family} does not run here: EMPELT_FAMILIES is {settings.families}")
+    elif targets and found.target_name not in targets:
+        report["notes"].append(f"target {found.target_name} does not run here: EMPELT_TARGETS is {settings.targets}")
+    else:
+        report["due"] = _due(family, found.target_name)
+    report["forms"] = _refresh_forms(settings)
+    return report
+
+
+def _due(family: str, target: str) -> list[dict[str, Any]]:
+    """What the next watch would take up for the target."""
+    try:
+        rows = [planned.row for planned in plan_family(open_catalog().family(family), offline=False).rows]
+    except TransientError as error:  # the base is written; a Hub that went away just now changes nothing about that
+        return [{"release": "", "standing": "unknown", "why": str(error), "expected_seconds": None}]
+    seconds, _ = expected_seconds(family, target)
+    return [
+        {
+            **{"release": str(row.release.ref), "standing": row.standing, "why": row.reason},
+            "expected_seconds": seconds if row.standing == "due" else None,
+        }
+        for row in rows
+        if row.target == target
+    ]
+
+
+def _refresh_forms(settings: Settings) -> str:
+    if not is_up(settings):
+        return "no server is up; `empelt up` registers the forms"
+    from deployments.registry import refresh_forms
+
+    refresh_forms(settings)
+    return "the forms in the UI know it now"
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [checks_as_text(report)]
+    for row in report["due"]:
+        expected = f", expected {human_seconds(row['expected_seconds'])}" if row["standing"] == "due" else ""
+        lines.append(f"{row['standing']:<5} {row['release']} x {report['target']}: {row['why']}{expected}")
+    if report["due"] and not report["dry_run"]:
+        lines.append(f"The next watch reads the catalog anew and takes up what is due; {report['forms']}.")
+    return "\n".join(lines)

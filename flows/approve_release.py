@@ -1,0 +1,52 @@
+"""A person's word on a candidate of a family whose policy is ``ask``: publish it, or reject it."""
+
+from typing import Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.publish_model import publish_model
+from tasks.approve import open_approval, record_decision
+from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
+from tasks.judge import explain, judge_candidate, verdict_name
+from tasks.ledger import claimed
+from tasks.overview import reported
+from tasks.stage import staged
+
+
+@flow(name="approve-release", flow_run_name="{decision} {candidate}")
+def approve_release(candidate: str, decision: Literal["publish", "reject"], by: str, comment: str = "") -> State[None]:
+    """Publish or reject a candidate that waits.
+
+    It is judged again against what is live now, from stored scores; one that is not stronger any more is not published,
+    and goes on waiting.
+
+    Args:
+        candidate: as the form lists it, or the beginning of its artifact's digest.
+        decision: publish or reject.
+        by: who decides; recorded.
+        comment: recorded, and shown with the channel.
+    """
+    waiting, job = open_approval(candidate, decision)
+    with reported(job), claimed(job, None, hold_refusals=False) as held:
+        if held is None:
+            return Completed(name="AlreadyClaimed", message="another run is working on this job")
+        if decision == "reject":
+            record_decision(waiting, "rejected", by, comment)
+            return Completed(name="Rejected", message=f"rejected by {by}: {comment}")
+        digest = waiting.request.artifact_digest
+        with staged(job.family, digest, job.channel, job.release.ref) as ready:
+            model, scores = evaluate_candidate(job, ready)
+            parents = evaluate_references(job, model)
+            generation, live = evaluate_live(job, model)
+            verdict = judge_candidate(job, scores, parents, live)
+            ended, outcome = verdict_name(job, verdict)
+            if outcome not in ("awaiting", "published"):
+                return Completed(name="Refused", message=f"not published, now {ended}: " + " ".join(verdict.reasons))
+            reason = f"approved by {by}. {comment} {verdict.reasons[-1]}"
+            changes = {"expected_generation": generation, "fence": held.fence, "reason": reason}
+            state = publish_model(waiting.request.model_copy(update=changes))
+        record_decision(waiting, "published", by, comment)
+        explain(job, verdict, model, "Published", state.generation)
+    return Completed(name="Published", message=f"{state.channel} serves generation {state.generation}; {reason}")

@@ -1,0 +1,73 @@
+"""Prefect tasks around a person's approval: asking for it, finding what was meant, writing down what was decided.
+
+Nothing is suspended: a run that waits for months would have to live through restarts, upgrades and Prefect's own
+clean-up. The wish is a fact in the ledger, and a flow of its own with a form takes it up.
+"""
+
+from typing import Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from tasks.domain.errors import InputError, ModelRefused
+from tasks.domain.jobs import Job, PublishRequest
+from tasks.domain.records import Approval
+from tasks.doors import open_ledger, open_store
+from tasks.forms import refresh_forms
+from tasks.settings import settings
+from tasks.waiting import find_waiting, name_of
+
+
+@task(name="ask-approval", task_run_name="ask approval for {request.channel}", cache_policy=NO_CACHE)
+def ask_approval(request: PublishRequest, reason: str) -> None:
+    """Write down that this candidate waits for a person, and put it into the form of ``approve_release``."""
+    run_id = flow_run.get_id()
+    open_ledger().ask_approval(request, reason, str(run_id) if run_id else None)
+    refresh_forms(settings())
+    url = f"{settings().prefect_url}/v2/deployments"
+    get_run_logger().info("waits for approval: run approve-release/by-hand (%s)", url)
+
+
+@task(name="open-approval", task_run_name="open {candidate}", cache_policy=NO_CACHE)
+def open_approval(candidate: str, decision: Literal["publish", "reject"]) -> tuple[Approval, Job]:
+    """The waiting candidate that a person means, and its job.
+
+    Raises:
+        InputError: nothing of that name waits; what does is listed.
+        ModelRefused: it shall be published, and its artifact is not in the store any more.
+    """
+    waiting = find_waiting(candidate)
+    fact = open_ledger().job(waiting.job_key)
+    if fact is None:
+        raise InputError(f"{name_of(waiting)} waits, but its job {waiting.job_key[:12]} is not on record")
+    if decision == "publish" and not open_store().has(waiting.request.artifact_digest):
+        raise ModelRefused(
+            f"{name_of(waiting)} cannot be published: its artifact {waiting.request.artifact_digest} is not in the "
+            "store any more. Reject it, or run its job again from the form of remerge-release"
+        )
+    return waiting, fact.job
+
+
+@task(name="record-decision", task_run_name="record: {state}", cache_policy=NO_CACHE)
+def record_decision(waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str) -> None:
+    """Append what was decided and by whom; the form then no longer offers it."""
+    decide(waiting, state, by, comment)
+    get_run_logger().info("%s: %s by %s", name_of(waiting), state, by)
+    refresh_forms(settings())
+
+
+def decide(waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str) -> None:
+    """Append what was decided, as the end of the job too.
+
+    Raises:
+        InputError: if somebody else has decided meanwhile.
+    """
+    ledger, run_id = open_ledger(), flow_run.get_id()
+    run = str(run_id) if run_id else None
+    ledger.decide(waiting.job_key, state, by=by, reason=comment, flow_run_id=run)
+    reason = f"{state} by {by}" + (f": {comment}" if comment else "")
+    ledger.record_job_end(
+        waiting.job_key, state, reason, artifact_digest=waiting.request.artifact_digest, flow_run_id=run
+    )

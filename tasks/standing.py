@@ -1,0 +1,83 @@
+"""Where a job stands, by the ledger alone: no Prefect here, so that the command and the pages can ask too."""
+
+from collections.abc import Mapping, Sequence
+
+from tasks.domain.due import JobStanding, PlanRow, plan_target
+from tasks.domain.models import Digest, Release
+from tasks.domain.records import Hold, JobFact
+from tasks.doors import open_ledger
+from tasks.settings import settings
+
+
+def standing(key: Digest) -> JobStanding:
+    """What the ledger knows about a job. A person's retry makes its attempts count anew."""
+    ledger = open_ledger()
+    end = ledger.job_end(key)
+    if end is not None and end.outcome in ("published", "rejected", "kept"):
+        return JobStanding(standing=end.outcome, reason=end.reason)
+    if (asked := ledger.approval(key)) and asked.state == "waiting":
+        return JobStanding(standing="waiting", reason=f"waits for approval since {asked.at:%Y-%m-%d %H:%M} UTC")
+    if hold := next((h for h in ledger.holds() if h.key == key), None):
+        return JobStanding(standing="held", reason=hold.reason)
+    if claim := next((c for c in ledger.live_claims() if c.job_key == key), None):
+        return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
+    if (made := ledger.attempts(key, ledger.lifted_at(key))) >= settings().max_attempts:
+        why = end.reason if end else "no attempt came to an end"
+        return JobStanding(standing="exhausted", reason=f"{made} attempts: {why}")
+    return JobStanding(standing="open")
+
+
+def rows_of(
+    family: str, target: str, channel: str, releases: Sequence[Release], keys: Mapping[Digest, Digest]
+) -> list[PlanRow]:
+    """What is to be done about each of ``releases`` for one target, newest first; the watch and every page ask this.
+
+    Args:
+        family: name of the family.
+        target: name of the target.
+        channel: where it is served.
+        releases: those on record for the family.
+        keys: content digest of a release -> its job_key for this target.
+    """
+    live, newest = open_ledger().channel(channel), newest_served(channel, releases)
+    return plan_target(
+        family=family,
+        target=target,
+        channel=channel,
+        releases=releases,
+        live_since=newest.released_at if newest else None,
+        rolled_back=newest is not None and live is not None and live.release != newest.ref,
+        keys=keys,
+        standing_of=standing,
+    )
+
+
+def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
+    """The newest of ``releases`` that the channel has ever served: nothing older displaces it by itself."""
+    served = {promotion.release for promotion in open_ledger().promotions(channel)}
+    return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
+
+
+def stopped(text: str) -> list[Hold]:
+    """What a retry of ``text`` would set free: holds, and jobs whose attempts are used up.
+
+    Args:
+        text: a key or its beginning, a job's name (``llama-tiny-instruct-v2 x eu``), or a release (``owner/name``,
+            ``owner/name@<beginning of its sha>``).
+    """
+    ledger = open_ledger()
+    jobs = {fact.job_key: fact for fact in ledger.jobs()}
+    found = [hold for hold in ledger.holds() if _means(text, hold.key, jobs.get(hold.key))]
+    for key, fact in jobs.items():
+        if _means(text, key, fact) and (now := standing(key)).standing == "exhausted":
+            found.append(Hold(key=key, reason=now.reason, at=ledger.attempts_of(key)[-1].at))
+    return found
+
+
+def _means(text: str, key: str, fact: JobFact | None) -> bool:
+    if key.startswith(text) or key.startswith(f"release:{text}"):
+        return True
+    if fact is None:
+        return False
+    ref = fact.job.release.ref
+    return text in (fact.job.name, ref.repo_id) or ("@" in text and f"{ref.repo_id}@{ref.revision}".startswith(text))

@@ -1,0 +1,106 @@
+"""A person adds Portuguese: a few lines of one YAML, and one command. The base is made on the spot, the Hub is real."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.adding import add, as_text
+from tasks.backfill import plan_steps, turn
+from tasks.domain.due import PlanRow
+from tasks.domain.jobs import run_name
+from tasks.doors import open_catalog, open_ledger
+from tasks.hub import find_releases
+from tasks.plan import plan_due
+from tasks.settings import Settings
+from tests.deployments.conftest import FAMILY_FILE
+from tests.local_hub.hub_fixtures import RunningHub
+
+PORTUGUESE = "empelt-demo/pt_llama-tiny"
+LINES = {
+    "targets:\n": f"  pt: {{repo: {PORTUGUESE}}}\ntargets:\n",
+    "\n# How it is served.": "  pt: {languages: [pt], channel: pt, recipe: {method: linear}, gate: language}\n\n# How it is served.",
+}
+ROOT = Path(__file__).parents[2]
+WATCH = "from tasks.doors import open_catalog; print(sorted(open_catalog().family('llama-tiny').targets))"
+
+
+def watched() -> dict[str, PlanRow]:
+    """What a watch finds and plans, by run name. Each run of it is a process of its own, with a catalog of its own."""
+    open_catalog.cache_clear()
+    with disable_run_logger():
+        rows = plan_due.fn("llama-tiny", find_releases.fn("llama-tiny"))
+    return {run_name(row.release.ref, row.target): row for row in rows}
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["the command adds all", "a person wrote the lines"])
+def test_portuguese_is_one_yaml_and_one_command(installation: Settings, tiny_hub: RunningHub, by_hand: bool):
+    path, before = installation.catalog / "llama-tiny.yaml", watched()
+    written = FAMILY_FILE
+    if by_hand:
+        for place, lines in LINES.items():
+            written = written.replace(place, lines)
+        path.write_text(written)
+    report = add(installation, "llama-tiny", "pt", "" if by_hand else PORTUGUESE, like="", gate="", dry_run=False)
+
+    revision = (tiny_hub.root / "repos" / PORTUGUESE / "main").read_text()
+    assert (report["written"], report["revision"], report["target"], report["channel"]) == (True, revision, "pt", "pt")
+    assert report["parent"]["repo"] == "empelt-demo/llama-tiny"
+    assert report["parent"]["sigmas"] > 3
+    assert [(row["standing"], row["release"].split("@")[0][-2:]) for row in report["due"]] == [
+        ("due", "v2"),
+        ("superseded", "v1"),
+    ]
+    text = path.read_text()
+    assert f'pt: {{repo: {PORTUGUESE}, revision: "{revision}"}}' in text
+    for line in written.splitlines():  # comments, order and layout of what a person wrote are as they were
+        assert line in text or f"pt: {{repo: {PORTUGUESE}}}" in line
+    assert "wrote " in as_text(report)
+
+    rows = watched()
+    assert rows["llama-tiny-instruct-v2 x pt"].standing == "due"
+    for name, row in before.items():  # and nothing else became due again
+        assert (rows[name].job_key, rows[name].standing) == (row.job_key, row.standing)
+    seen = subprocess.run([sys.executable, "-c", WATCH], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "['eu', 'pt']"
+
+
+def test_the_same_command_again_changes_nothing(installation: Settings):
+    add(installation, "llama-tiny", "pt", PORTUGUESE, like="", gate="", dry_run=False)
+    text = (installation.catalog / "llama-tiny.yaml").read_text()
+    report = add(installation, "llama-tiny", "pt", "", like="", gate="", dry_run=False)
+    assert (report["written"], report["changes"]) == (False, "")
+    assert (installation.catalog / "llama-tiny.yaml").read_text() == text
+
+
+def test_a_backfill_brings_older_releases_first_and_none_that_is_older_than_what_is_served(installation: Settings):
+    add(installation, "llama-tiny", "pt", PORTUGUESE, like="", gate="", dry_run=False)
+    watched()
+
+    def brought(most: int) -> list[tuple[str, bool]]:
+        return [(step.row.release.ref.slug[-2:], not step.why_not) for step in plan_steps("llama-tiny", ["pt"], most)]
+
+    assert brought(1) == [("v2", True)]
+    assert brought(5) == [("v1", True), ("v2", True)]
+    older, _ = plan_steps("llama-tiny", ["pt"], 5)
+    with disable_run_logger(), turn(older) as mine:
+        assert mine
+    newest = watched()["llama-tiny-instruct-v2 x pt"]
+    taken = open_ledger().claim(newest.job_key, owner="watch", lease_seconds=60)
+    assert taken is not None
+    assert brought(5) == [("v1", False), ("v2", False)]  # the newest is under way
+    open_ledger().release(taken)
+    names = {"target": "pt", "family": "llama-tiny", "reason": "test"}
+    open_ledger().switch_channel("pt", digest="a" * 64, release=newest.release.ref, expected_generation=0, **names)
+    open_ledger().record_job_end(newest.job_key, "published", "Stronger.", "a" * 64, at=datetime.now(UTC))
+    assert brought(5) == [("v1", False), ("v2", False)]
+    with disable_run_logger(), turn(older) as mine:  # planned before, and now something newer is served
+        assert not mine
+    # A changed gate makes the newest due again; what is older than it still may not take its place.
+    gate = installation.catalog / "gates" / "language.yaml"
+    gate.write_text(gate.read_text().replace("0.05", "0.06"))
+    open_catalog.cache_clear()
+    assert brought(5) == [("v1", False), ("v2", True)]

@@ -1,0 +1,261 @@
+"""What stops a job and what takes it up again: cancelled runs, holds, used-up attempts, approvals. A ledger, no server."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import disable_run_logger
+from prefect.states import Cancelled, Cancelling
+
+from tasks import doors
+from tasks.approve import decide, open_approval
+from tasks.cancelled import _job_by_parameters as job_by_parameters
+from tasks.cancelled import hold_job, job_of
+from tasks.domain.due import PlanRow
+from tasks.domain.errors import InputError, ModelRefused
+from tasks.domain.jobs import Job, PublishRequest
+from tasks.domain.lineage import Ingredient, Lineage
+from tasks.domain.models import ModelRef, Release
+from tasks.ledger import lift_hold, take_claim, unclaimed
+from tasks.settings import settings
+from tasks.standing import standing
+from tasks.store.ledger import Ledger
+from tasks.waiting import find_waiting, name_of
+
+V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
+
+
+@pytest.fixture(autouse=True)
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
+    monkeypatch.setenv("EMPELT_MAX_ATTEMPTS", "2")
+    cached = (settings, doors.open_ledger, doors.open_store)
+    for door in cached:
+        door.cache_clear()
+    with disable_run_logger():
+        yield doors.open_ledger()
+    doors.open_ledger().close()
+    for door in cached:
+        door.cache_clear()
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> Job:
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    release = Release(family="demo", ref=V2, content_digest="2" * 64, released_at=now, seen_at=now)
+    names = {"base": "0", "instruct": "2", "tuned:eu": "e"}
+    parts = tuple(
+        Ingredient(role=role, ref=ModelRef(repo_id=f"demo/{role[:4]}", revision=c * 40), digest=c * 64)
+        for role, c in names.items()
+    )
+    lineage = Lineage(
+        family="demo", target="eu", ingredients=parts, recipe={"method": "task_arithmetic"}, engine_version="1"
+    )
+    made = Job(release=release, target="eu", channel="eu", gate_digest="9" * 64, lineage=lineage)
+    ledger.record_job(made)
+    return made
+
+
+def cancelled_run(state: type = Cancelled, **parameters: object) -> FlowRun:
+    return FlowRun(id=uuid4(), flow_id=uuid4(), name="instruct-v2 x eu", parameters=parameters, state=state()())
+
+
+def run_of(job: Job, fence: int, *, seconds: float = 0) -> FlowRun:
+    run = cancelled_run(
+        lambda: Cancelled,
+        family="demo",
+        target="eu",
+        release=f"{V2.repo_id}@{V2.revision}",
+        claim={"job_key": job.key, "attempt": 1, "fence": fence},
+    )
+    assert run.state is not None
+    run.state.timestamp = run.state.timestamp + timedelta(seconds=seconds)
+    return run
+
+
+# --- cancel holds ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_run_holds_its_job_ends_its_claim_and_its_instance(ledger: Ledger, job: Job):
+    claim = ledger.claim(job.key, owner="watch", lease_seconds=300)
+    assert claim is not None
+    run = run_of(job, claim.fence)
+    ledger.want_staged("a" * 64, "eu", V2, owner=f"run:{run.id}", lease_seconds=300)
+    reason = hold_job(job.key, run, run.state)
+    assert reason is not None
+    assert "cancelled in the UI at" in reason
+    assert standing(job.key).standing == "held"
+    assert standing(job.key).reason == reason
+    assert ledger.live_claims() == []
+    assert ledger.desired().staged == ()
+    assert not ledger.renew(claim)  # a process that is slow to die can neither go on nor publish
+
+
+def test_the_hook_and_the_watch_hold_once(ledger: Ledger, job: Job):
+    run = run_of(job, 1)
+    assert hold_job(job.key, run, Cancelling()) is not None
+    assert hold_job(job.key, run, run.state) is None
+    assert len(ledger.holds()) == 1
+
+
+def test_a_cancelled_run_from_before_the_last_retry_holds_nothing(ledger: Ledger, job: Job):
+    run = run_of(job, 1, seconds=-60)
+    lift_hold(job.name)
+    ledger.lift(job.key, "by hand")
+    assert hold_job(job.key, run, run.state) is None
+    assert standing(job.key).standing == "open"
+
+
+def test_a_job_that_has_ended_is_not_held_by_a_late_cancel(ledger: Ledger, job: Job):
+    ledger.record_job_end(job.key, "published", "better")
+    assert hold_job(job.key, run_of(job, 1), Cancelled()) is None
+    assert ledger.holds() == []
+
+
+def test_another_runs_claim_is_left_alone(ledger: Ledger, job: Job):
+    other = ledger.claim(job.key, owner="run:somebody else", lease_seconds=300)
+    assert other is not None
+    hold_job(job.key, run_of(job, other.fence + 7), Cancelled())
+    assert [claim.owner for claim in ledger.live_claims()] == ["run:somebody else"]
+
+
+def test_a_run_tells_its_job_by_its_ticket_or_by_what_it_claimed(ledger: Ledger, job: Job):
+    assert job_of(run_of(job, 1)) == job.key
+    by_hand = cancelled_run(lambda: Cancelled, family="demo", target="eu", release=V2.repo_id)
+    assert job_of(by_hand) is None
+    ledger.claim(job.key, owner=f"run:{by_hand.id}", lease_seconds=60)
+    assert job_of(by_hand) == job.key
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [
+        ("demo/instruct-v2", True),
+        (f"demo/instruct-v2@{'2' * 40}", True),
+        ("demo/instruct-v2@2222222", True),
+        ({"repo_id": "demo/instruct-v2", "revision": "2" * 40}, True),
+        (f"demo/instruct-v2@{'3' * 40}", False),
+        ("demo/instruct-v3", False),
+    ],
+)
+def test_a_run_that_never_claimed_tells_its_job_by_its_form(job: Job, release: object, found: bool):
+    row = PlanRow(
+        family="demo", target="eu", channel="eu", release=job.release, job_key=job.key, standing="due", reason=""
+    )
+    run = cancelled_run(lambda: Cancelled, family="demo", target="eu", release=release)
+    assert job_by_parameters(run, [row]) == (job.key if found else None)
+    run.parameters["target"] = "gl"
+    assert job_by_parameters(run, [row]) is None
+
+
+# --- taking up again ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["key", "beginning", "job", "release", "pinned"])
+def test_a_hold_is_lifted_by_any_name_of_its_job(ledger: Ledger, job: Job, name: str):
+    names = {
+        "key": job.key,
+        "beginning": job.key[:8],
+        "job": "instruct-v2 x eu",
+        "release": V2.repo_id,
+        "pinned": f"{V2.repo_id}@{V2.revision[:12]}",
+    }
+    ledger.record_hold(job.key, "cancelled")
+    (lifted,) = lift_hold(names[name])
+    assert (lifted.key, lifted.reason) == (job.key, "cancelled")
+    assert ledger.holds() == []
+    assert standing(job.key).standing == "open"
+    assert lift_hold(names[name]) == []
+
+
+def test_a_retry_gives_new_attempts(ledger: Ledger, job: Job):
+    for _ in range(2):
+        claim = ledger.claim(job.key, owner="watch", lease_seconds=60)
+        assert claim is not None
+        ledger.release(claim)
+    assert standing(job.key).standing == "exhausted"
+    (lifted,) = lift_hold(job.name)
+    assert "2 attempts" in lifted.reason
+    assert standing(job.key).standing == "open"
+
+
+def test_releases_and_targets_can_be_lifted_too_and_others_stay(ledger: Ledger, job: Job):
+    for key in ("release:demo/instruct-v9@abc", "target:demo/gl", job.key):
+        ledger.record_hold(key, "why")
+    assert [hold.key for hold in lift_hold("demo/instruct-v9")] == ["release:demo/instruct-v9@abc"]
+    assert [hold.key for hold in lift_hold("target:demo/gl")] == ["target:demo/gl"]
+    assert [hold.key for hold in ledger.holds()] == [job.key]
+
+
+def test_an_empty_name_would_mean_everything_and_is_refused(ledger: Ledger, job: Job):
+    ledger.record_hold(job.key, "why")
+    with pytest.raises(InputError, match="name what to retry"):
+        lift_hold("  ")
+    assert len(ledger.holds()) == 1
+
+
+def test_a_run_by_hand_lifts_the_hold_and_of_two_one_works(ledger: Ledger, job: Job):
+    ledger.record_hold(job.key, "cancelled")
+    other = ledger.claim(job.key, owner="run:first", lease_seconds=60)
+    assert other is not None
+    assert take_claim(job, None) is None
+    assert [hold.key for hold in ledger.holds()] == [job.key]  # who did not get the job lifts nothing
+    assert unclaimed(job)[0] == "AlreadyClaimed"
+    ledger.release(other)
+    assert unclaimed(job) == ("Held", "the job is on hold: cancelled")
+    assert take_claim(job, None) is not None
+    assert ledger.holds() == []
+
+
+# --- approvals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(ledger: Ledger, job: Job) -> str:
+    """The name of a candidate that waits; its artifact is not in the store."""
+    request = PublishRequest(
+        family="demo",
+        target="eu",
+        channel="eu",
+        artifact_digest="a" * 64,
+        release=V2,
+        expected_generation=0,
+        claim_key=job.key,
+    )
+    ledger.ask_approval(request, "stronger")
+    ledger.record_job_end(job.key, "awaiting", "stronger")
+    return name_of(ledger.awaiting_approval()[0])
+
+
+def test_what_waits_is_neither_due_nor_retried(ledger: Ledger, job: Job, waiting: str):
+    assert waiting == "instruct-v2 x eu (aaaaaaaaaaaa)"
+    assert standing(job.key).standing == "waiting"
+    assert lift_hold(job.name) == []
+
+
+@pytest.mark.parametrize("text", ["instruct-v2 x eu (aaaaaaaaaaaa)", "aaaaaaaa"])
+def test_a_candidate_is_found_by_its_name_or_its_digest(waiting: str, text: str):
+    assert name_of(find_waiting(text)) == waiting
+
+
+@pytest.mark.parametrize("text", ["", "instruct-v3 x eu", "bbbb"])
+def test_an_unknown_candidate_lists_those_that_wait(waiting: str, text: str):
+    with pytest.raises(InputError) as refusal:
+        open_approval.fn(text, "publish")
+    assert waiting in str(refusal.value)
+
+
+def test_without_its_artifact_a_candidate_can_be_rejected_and_not_published(ledger: Ledger, job: Job, waiting: str):
+    with pytest.raises(ModelRefused, match="is not in the store any more"):
+        open_approval.fn(waiting, "publish")
+    wish, found = open_approval.fn(waiting, "reject")
+    assert found == job
+    decide(wish, "rejected", "Ane", "too chatty")
+    assert standing(job.key).standing == "rejected"
+    assert standing(job.key).reason == "rejected by Ane: too chatty"
+    assert ledger.awaiting_approval() == []
+    with pytest.raises(InputError, match="rejected by Ane"):
+        decide(wish, "published", "Iker", "")
