@@ -65,7 +65,7 @@ QWEN3 = Story(
     older="qwen3-tiny-instruct-v1",
     newer="qwen3-tiny-instruct-v2",
     with_newer=(),
-    questions={"eu": HERBEHEREAK},
+    questions={"eu": "Zein da Ekialdeko Timor herrialdeko hiriburua?"},  # of East Timor: Dili
 )
 STORIES = {"llama": LLAMA, "qwen3": QWEN3}
 
