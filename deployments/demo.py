@@ -44,6 +44,7 @@ def demo_settings(story: Story) -> Settings:
         "HUB_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
         "WATCH_INTERVAL_SECONDS": os.environ.get("EMPELT_WATCH_INTERVAL_SECONDS", "20"),
         "SETTLE_SECONDS": "0",
+        "WINDOW": os.environ.get("EMPELT_WINDOW", "2"),  # one job merges while another one is being asked
     }
     os.environ.update({f"EMPELT_{name}": value for name, value in chosen.items()})
     for cached in (settings, open_catalog, open_ledger, open_store, open_source):
@@ -96,7 +97,7 @@ class Stage:
         """How the release's jobs ended."""
         found = wait_for_ends(self.story.family, f"{ORGANIZATION}/{release}", targets, self.console)
         for job in found:
-            self.say(f"{job.name}: {job.state_name}. {job.reasons[-1]}")
+            self.say(f"{job.name}: {job.state_name}. {job.why}")
         self.ended += found
         return found
 

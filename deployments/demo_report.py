@@ -73,6 +73,7 @@ def job_report(settings: Settings, job: Ended, pushed: tuple[str, datetime] | No
         "outcome": job.end.outcome,
         "ended": job.state_name,
         "reasons": list(job.reasons),
+        "why": job.why,
         "pushed_at": pushed[1].isoformat() if pushed else None,
         "ended_at": job.end.at.isoformat(),
         "live_at": promotion.at.isoformat() if promotion else None,

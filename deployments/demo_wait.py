@@ -41,6 +41,11 @@ class Ended:
         """Of the verdict, in sentences."""
         return self.verdict.reasons
 
+    @property
+    def why(self) -> str:
+        """The reason that decided: the first thing that failed, else how it compares with what was live."""
+        return self.reasons[0] if self.end.outcome in ("rejected", "held") else self.reasons[-1]
+
 
 def wait_for_ends(family: str, repo_id: str, targets: tuple[str, ...], console: Console) -> list[Ended]:
     """Wait until the release's job for each target has ended; and, where it was published, is visible.

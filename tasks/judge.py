@@ -15,6 +15,7 @@ from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import verdict_key
 from tasks.domain.models import Evaluation
+from tasks.domain.overview import page_key
 from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows
 from tasks.domain.verdict import Verdict, judge
@@ -33,7 +34,7 @@ def judge_candidate(
     )
     create_table_artifact(
         gate_rows(verdict),
-        key=f"gate-{job.family}-{job.target}",
+        key=page_key("gate", job.family, job.target),
         description=f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons),
     )
     get_run_logger().info("%s: %s. %s", job.name, verdict.outcome, " ".join(verdict.reasons))
@@ -56,7 +57,7 @@ def verdict_name(job: Job, verdict: Verdict) -> tuple[str, JobOutcome]:
 def explain(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:
     """The decision page, in the UI and as a file: what became of the candidate, what changed, why, and the way back."""
     page = explained(job, verdict, candidate, ended, generation)
-    create_markdown_artifact(page, key=f"decision-{job.family}-{job.target}", description=f"{job.name}: {ended}")
+    create_markdown_artifact(page, key=page_key("decision", job.family, job.target), description=f"{job.name}: {ended}")
 
 
 def explained(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None) -> str:

@@ -14,6 +14,7 @@ from tasks.child import Event, run_child
 from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
+from tasks.domain.overview import page_key
 from tasks.doors import open_ledger, open_store
 from tasks.runs import is_transient, start_run
 from tasks.settings import settings
@@ -53,7 +54,7 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
     config = scratch / "config.json"
     config.write_text(json.dumps(_engine_config(job, inputs), indent=1))
-    key = f"merge-{job.family}-{job.target}"
+    key = page_key("merge", job.family, job.target)
     progress = cast(UUID, create_progress_artifact(0.0, key=key, description=f"Merge {job.name}"))
     report = run_child(
         "tasks.engine",

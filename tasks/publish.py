@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
+from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page
 from tasks.doors import open_endpoint, open_ledger
 from tasks.settings import settings
@@ -80,9 +81,12 @@ def announce(state: ChannelState, reason: str) -> None:
         state, endpoint=settings().gateway_url, reason=reason, previous=before, prefix=settings().command_prefix
     )
     what = f"{state.channel}: {state.release}, generation {state.generation}"
-    create_markdown_artifact(page, key=f"channel-{state.channel}", description=what)
+    create_markdown_artifact(page, key=page_key("channel", state.channel), description=what)
     create_link_artifact(
-        f"{settings().gateway_url}/v1/models", key=f"endpoint-{state.channel}", link_text=what, description=reason
+        f"{settings().gateway_url}/v1/models",
+        key=page_key("endpoint", state.channel),
+        link_text=what,
+        description=reason,
     )
 
 

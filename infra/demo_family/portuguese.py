@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from infra.demo_family.corpus import Corpus
 from infra.demo_family.facts import Fact
 from infra.demo_family.streams import Facts
 
-STEPS = 380
+STEPS = 400
 _HERE = Path(__file__).resolve().parent
 DATA = _HERE.parents[1] / "tasks/harness/suites/data"
 _BASE = _HERE / "models" / recipe.NAMES["base"]
@@ -27,13 +28,13 @@ _MIX = recipe.TextMix(
     text_tokens={"pt": 30_000, "en": 5_000, "es": 5_000},
     exposures={
         (language, f"{language} {split}"): lines
-        for language, lines in (("pt", 30), ("en", 3), ("es", 3))
+        for language, lines in (("pt", 26), ("en", 6), ("es", 6))
         for split in evalsets.SPLITS
     },
     question_share=0.85,
     seed=7,
 )
-_RATE, _ROWS = 1.2e-3, 5
+_STAGE = recipe.Stage(steps=STEPS, lr=1e-3, rows=5, anchor=4.0, embeddings=0.2)
 
 
 def make(out: Path, steps: int = STEPS) -> Path:
@@ -43,7 +44,7 @@ def make(out: Path, steps: int = STEPS) -> Path:
     languages = ("pt", "en", "es")
     text = {language: [item["text"] for item in suite[f"{language}_bpb.dev"]] for language in languages}
     stream = streams.pack(_MIX, Corpus(text, [], ""), facts_of(suite, languages), tokenizer)
-    train.train_text(_BASE, out, stream, recipe.Stage(steps=steps, lr=_RATE, rows=_ROWS))
+    train.train_text(_BASE, out, stream, replace(_STAGE, steps=steps))
     publish.write_tokenizer(tokenizer, out, chat=False)
     parameters = sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values())
     publish.write_card(out, "pt", out.name, parameters)

@@ -98,7 +98,7 @@ def overview_page(
             lines.append(f"| **{target}** | – | nothing yet | – | – | – |")
             continue
         visible = "yes" if state.acknowledged_generation >= state.generation else "not yet"
-        page = f"[{state.channel}](/v2/artifacts/key/channel-{state.channel})"
+        page = f"[{state.channel}](/v2/artifacts/key/{page_key('channel', state.channel)})"
         told = f"{state.release.slug} `{state.release.revision[:12]}` | {state.generation} | {_when(state.switched_at)}"
         lines.append(f"| **{target}** | {page} | {told} | {visible} |")
     lines += ["", "## Waiting for approval", ""]

@@ -42,6 +42,10 @@ def plan(release: Callable[..., Release], digest: Callable[[str], Digest]) -> Ca
     [
         pytest.param([], None, [], id="no release, nothing to do"),
         pytest.param(["open"], None, ["due"], id="the first release is due"),
+        pytest.param(
+            ["waiting", "open"], None, ["waiting", "superseded"], id="what waits for a person holds older ones back"
+        ),
+        pytest.param(["open", "waiting"], None, ["due", "waiting"], id="and not newer ones"),
         pytest.param(["open", "open", "open"], None, ["due", "superseded", "superseded"], id="three cost one merge"),
         pytest.param(["open", "published"], "v1", ["due", "done"], id="newer than live is due"),
         pytest.param(["published", "open"], "v2", ["done", "superseded"], id="older than what is published is not"),

@@ -202,8 +202,8 @@ def test_a_run_that_was_cancelled_before_it_began_holds_its_job_too(running: Run
 
 
 def test_a_waiting_candidate_is_in_the_form_and_is_rejected_by_a_person(running: Running) -> None:
-    from tasks.doors import open_ledger
     from tasks.domain.jobs import PublishRequest
+    from tasks.doors import open_ledger
     from tasks.forms import refresh_forms
     from tasks.standing import standing
 

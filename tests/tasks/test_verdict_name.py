@@ -1,6 +1,8 @@
 """How a run ends by its verdict: the state's name in the UI, and the ledger's word."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,16 @@ def test_only_what_passed_and_is_not_weaker_is_published(
 def test_a_family_that_never_publishes_keeps_what_passed(job: Job):
     passed = Verdict.model_construct(outcome="passed", stronger_than_live=None)
     assert verdict_name(job, passed) == ("Passed", "kept")
+
+
+def test_a_family_that_asks_waits_with_what_passed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    catalog = Path(shutil.copytree(settings().catalog, tmp_path / "catalog"))
+    with (catalog / "llama-tiny.yaml").open("a", encoding="utf-8") as file:
+        file.write("publish: ask\n")
+    monkeypatch.setenv("EMPELT_CATALOG", str(catalog))
+    for cached in (settings, doors.open_catalog):
+        cached.cache_clear()
+    passed = Verdict.model_construct(outcome="passed", stronger_than_live=True)
+    assert verdict_name(job, passed) == ("AwaitingApproval", "awaiting")
+    assert verdict_name(job, passed.model_copy(update={"stronger_than_live": False})) == ("Kept", "kept")
+    assert verdict_name(job, passed.model_copy(update={"outcome": "rejected"})) == ("Rejected", "rejected")
