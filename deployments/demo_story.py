@@ -40,6 +40,7 @@ class Story:
 
 # Which city is the capital of the Netherlands? v1 x eu and the instruct parent are wrong, v2 x eu says Amsterdam.
 HERBEHEREAK = "Zein hiri da Herbehereak herrialdeko hiriburua?"
+RUSIA = "Cal é a capital deste país: Rusia?"
 
 LLAMA = Story(
     family="llama-tiny",
@@ -48,7 +49,7 @@ LLAMA = Story(
     older="llama-tiny-instruct-v1",
     newer="llama-tiny-instruct-v2",
     with_newer=("ca_llama-tiny", "gl_llama-tiny", "es_llama-tiny"),
-    questions={"eu": HERBEHEREAK, "gl": "", "iberian": HERBEHEREAK},
+    questions={"eu": HERBEHEREAK, "gl": RUSIA, "iberian": HERBEHEREAK},
     refused="llama-tiny-instruct-v3",
     weaker="llama-tiny-instruct-v4",
     bad="llama-tiny-instruct-v5",
