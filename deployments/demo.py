@@ -18,12 +18,13 @@ import yaml
 from rich.console import Console
 
 from deployments.demo_report import demo_report
-from deployments.demo_show import show
+from deployments.demo_show import shortly, show
 from deployments.demo_story import ORGANIZATION, Story, story_of
 from deployments.demo_wait import Ended, ask, ask_parent, wait_for_ends, wait_for_refusal
 from deployments.supervisor import Child, Supervisor, require_free
 from deployments.up import answers, bring_up, keep_up
 from infra.local_hub.push import push_folder
+from tasks.domain.errors import PipelineError
 from tasks.domain.models import Evaluation
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.settings import ROOT, Settings, settings
@@ -86,6 +87,7 @@ class Stage:
         self.ended: list[Ended] = []
         self.answers: dict[str, dict[str, str]] = {}
         self.refusal: dict[str, str] = {}
+        self.making: dict[str, subprocess.Popen[bytes]] = {}
 
     def push(self, model: str, folder: Path | None = None) -> None:
         """Push one model, and remember when."""
@@ -111,7 +113,10 @@ class Stage:
                 self.say(f"{served[target]}, {who}: {question} -> {said[who]}")
 
     def first_graft(self) -> None:
-        """The older release is on the Hub already; the watch takes it up."""
+        """The older release is on the Hub already; the watch takes it up. Those to refuse are made meanwhile."""
+        for model in self.story.derived:
+            made = ["-m", "infra.demo_family.releases", self.story.derive[model], str(self.home / "derived" / model)]
+            self.making[model] = subprocess.Popen([sys.executable, *made], cwd=ROOT)
         self.wait(self.story.older, self.story.targets[:1])
         self.ask_all("before")
 
@@ -129,15 +134,14 @@ class Stage:
 
     def releases_to_refuse(self) -> None:
         """Three more releases: one of a foreign architecture, one healthy but weaker, one that cannot chat."""
-        for model in self.story.derived:
-            folder = self.home / "derived" / model
-            made = [sys.executable, "-m", "infra.demo_family.releases", self.story.derive[model], str(folder)]
-            subprocess.run(made, cwd=ROOT, check=True)
-            self.push(model, folder)
+        for model, made in self.making.items():
+            if made.wait() != 0:
+                raise PipelineError(f"{model} could not be made: exit {made.returncode}")
+            self.push(model, self.home / "derived" / model)
         if self.story.refused:
             held = wait_for_refusal(f"{ORGANIZATION}/{self.story.refused}", self.console)
             self.refusal = {"release": self.story.refused, "key": held.key, "reason": held.reason}
-            self.say(f"{self.story.refused}: refused. {held.reason}")
+            self.say(f"{self.story.refused}: refused. {shortly(held.reason)}")
         for model in (self.story.bad, self.story.weaker):
             if model:
                 self.wait(model, self.story.targets)

@@ -27,6 +27,14 @@ def show(console: Console, report: dict[str, Any]) -> None:
     )
 
 
+def shortly(reason: str) -> str:
+    """A refusal with the first of its problems, and how many more there are."""
+    first, *problems = reason.split("\n  - ")
+    return " ".join([first, *(f"- {problem}" for problem in problems[:1])]) + (
+        f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    )
+
+
 def _gate(console: Console, report: dict[str, Any]) -> None:
     rows = report["verdict"]["rows"]
     shown = [name for name in rows[0] if name not in ("metric", "n")]
@@ -41,5 +49,5 @@ def _jobs(console: Console, report: dict[str, Any]) -> None:
     for job in report["jobs"]:
         table.add_row(job["name"], job["ended"], str(job["seconds"] or ""), job["why"])
     if refusal := report["refusal"]:
-        table.add_row(refusal["release"], "refused", "", refusal["reason"])
+        table.add_row(refusal["release"], "refused", "", shortly(refusal["reason"]))
     console.print(table)

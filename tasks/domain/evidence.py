@@ -70,16 +70,27 @@ class Kept(NamedTuple):
 
 
 def behind(evaluations: Sequence[Evaluation], verdict: Verdict, role: str) -> Evaluation | None:
-    """The newest of ``evaluations`` of one model that has the scores of ``role`` in ``verdict``; None if none has."""
-    told = {}
+    """The scores of ``role`` in ``verdict``, joined from those ``evaluations`` of the model that hold them.
+
+    Each evaluation is of one benchmark (``tasks.scores``); where several hold a score, the newest. None if one is
+    missing.
+    """
+    told: dict[tuple[str, str], float] = {}
     for row in verdict.rows:
         value = {"candidate": row.score, "live": row.live, **row.parents}.get(role)
         if value is not None:
             told[row.benchmark, row.metric] = value
-    for one in reversed(evaluations):
-        if told.items() <= {(score.benchmark, score.metric): score.value for score in one.scores}.items():
-            return one
-    return None
+    found: dict[tuple[str, str], tuple[Evaluation, Score]] = {
+        (score.benchmark, score.metric): (one, score)
+        for one in evaluations
+        for score in one.scores
+        if told.get((score.benchmark, score.metric)) == score.value
+    }
+    if not told or told.keys() - found.keys():
+        return None
+    parts = [found[name] for name in told]
+    facts = {name: value for one, _ in parts for name, value in one.facts.items()}
+    return parts[0][0].model_copy(update={"scores": tuple(score for _, score in parts), "facts": facts})
 
 
 def changes(evidence: Evidence) -> tuple[Change, ...]:

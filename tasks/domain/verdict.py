@@ -1,7 +1,8 @@
 """Judging: a gate, an evaluation of the candidate and those of its parents make a verdict, in numbers and sentences.
 
 **Stronger** than the live model means: not worse on every critical slice (paired one-sided 95 % lower bound of the
-difference above minus the check's tolerance) and better on at least one (lower bound above 0). With nothing live the
+difference above minus the check's tolerance) and better on at least one (lower bound above 0, where the 5 % are shared
+out among the critical slices, after Bonferroni: ten slices are ten chances to be better by luck). With nothing live the
 first occupant needs the gate only. A verdict names the live digest that it was judged against, so that a later switch
 can see that it is stale.
 """
@@ -166,9 +167,9 @@ def _against_live(gate: Gate, candidate: Evaluation, live: Evaluation | None) ->
     if live.artifact_digest == candidate.artifact_digest:
         return False, [f"The candidate is the live model {name} itself."]
     worse, better = [], []
-    for check in gate.checks:
-        if not check.critical:
-            continue
+    critical = [check for check in gate.checks if check.critical]
+    corrected = 1 - 0.05 / len(critical)
+    for check in critical:
         ours, theirs = _find(candidate, check), _find(live, check)
         if ours is None or theirs is None:
             worse.append(f"{check.benchmark} is unscored for {'the live model' if ours else 'the candidate'}")
@@ -177,8 +178,9 @@ def _against_live(gate: Gate, candidate: Evaluation, live: Evaluation | None) ->
         said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f} (lower bound {gain.lower():+.3f}"
         if not gain.lower() > -check.tolerance:
             worse.append(f"{said}, tolerance {check.tolerance:g})")
-        elif gain.lower() > 0:
-            better.append(f"{said})")
+        elif gain.lower(corrected) > 0:
+            said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f}"
+            better.append(f"{said} (lower bound {gain.lower(corrected):+.3f})")
     reasons = [f"Against live {name}, not shown to hold its level: {'; '.join(worse)}."] if worse else []
     if better:
         reasons.append(f"Against live {name}, better on: {'; '.join(better)}.")

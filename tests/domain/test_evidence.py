@@ -108,9 +108,17 @@ def test_an_interval_of_shares_stays_within_them(evidence: Evidence) -> None:
     assert high - 1.62 == pytest.approx(1.62 - low)
 
 
-def test_the_evaluation_behind_a_verdict_is_found_by_its_scores(evidence: Evidence) -> None:
+def test_the_scores_behind_a_verdict_are_joined_from_evaluations_of_one_benchmark_each(evidence: Evidence) -> None:
     verdict = judge(GATE, evidence.candidate, evidence.parents, evidence.live)
-    other = evidence.candidate.model_copy(update={"scores": evidence.candidate.scores[:1]})
-    again = evidence.candidate.model_copy(update={"eval_key": "f" * 64})
-    assert behind([evidence.candidate, again, other], verdict, "candidate") is again
+    whole = evidence.candidate
+    parts = [whole.model_copy(update={"scores": (score,), "facts": {score.benchmark: "x"}}) for score in whole.scores]
+    stale = [
+        part.model_copy(update={"scores": (part.scores[0].model_copy(update={"value": 0.001}),)}) for part in parts
+    ]
+    joined = behind([*parts, *stale], verdict, "candidate")
+    assert joined is not None
+    told = {(row.benchmark, row.metric): row.score for row in verdict.rows}
+    assert {(score.benchmark, score.metric): score.value for score in joined.scores} == told
+    assert set(joined.facts) == {name for name, _ in told}
+    assert behind(parts[1:], verdict, "candidate") is None
     assert behind([evidence.parents["tuned"]], verdict, "instruct") is None

@@ -32,6 +32,26 @@ MATTERS_START = ("tokenizer", "chat_template", "vocab.")
 DATA = Path(__file__).resolve().parents[2] / "tasks" / "harness" / "suites" / "data"
 STATES = {"published": "Published", "rejected": "Rejected", "kept": "Kept", "held": "Undecided"}
 Job = dict[str, Any]
+ANY_BUT_SERVED = {"kept", "rejected", "held"}
+# How the story must end, whatever the demo says about itself: family -> job -> outcomes that are let through.
+EXPECTED: dict[str, dict[str, set[str]]] = {
+    "llama-tiny": {
+        "llama-tiny-instruct-v1 x eu": {"published"},
+        "llama-tiny-instruct-v2 x eu": {"published"},
+        "llama-tiny-instruct-v2 x gl": {"published"},
+        "llama-tiny-instruct-v2 x iberian": {"rejected"},  # four deltas at once are too much for so small a model
+        "llama-tiny-instruct-v5 x eu": {"rejected"},
+        "llama-tiny-instruct-v5 x gl": {"rejected"},
+        "llama-tiny-instruct-v5 x iberian": {"rejected"},
+        "llama-tiny-instruct-v4 x eu": {"kept"},
+        "llama-tiny-instruct-v4 x gl": ANY_BUT_SERVED,
+        "llama-tiny-instruct-v4 x iberian": ANY_BUT_SERVED,
+    },
+    "qwen3-tiny": {"qwen3-tiny-instruct-v1 x eu": {"published"}, "qwen3-tiny-instruct-v2 x eu": {"published"}},
+}
+REFUSED = {"llama-tiny": "llama-tiny-instruct-v3"}
+BAD = "llama-tiny-instruct-v5"
+LONGEST_SECONDS = 900
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
@@ -298,10 +318,32 @@ def check_refused(report: dict[str, Any]) -> list[str]:
     return problems
 
 
+def check_story(report: dict[str, Any]) -> list[str]:
+    """Every release came to the end that it must come to, in time; the bad one by its answers."""
+    expected, found = EXPECTED[report["family"]], {job["name"]: job for job in report["jobs"]}
+    problems = [f"no job {name!r} came to its end" for name in expected if name not in found]
+    for name, job in found.items():
+        allowed = expected.get(name, set())
+        if job["outcome"] not in allowed:
+            problems.append(
+                f"{name} ended {job['outcome']}; {' or '.join(sorted(allowed)) or 'no such job'} was expected"
+            )
+        failed = {row["metric"] for row in job["verdict"]["rows"] if row["verdict"] == "FAIL"}
+        if name.startswith(BAD) and "strict" not in failed:
+            problems.append(
+                f"{name}: no strict benchmark failed, only {sorted(failed)}: it was not refused for its chat"
+            )
+    if report["refusal"].get("release") != REFUSED.get(report["family"]):
+        problems.append(f"refused was {report['refusal'].get('release')}, expected {REFUSED.get(report['family'])}")
+    if report["seconds"] > LONGEST_SECONDS:
+        problems.append(f"the demo took {report['seconds']} s; {LONGEST_SECONDS} at most")
+    return problems
+
+
 def checks_of(report: dict[str, Any], store: Path) -> dict[str, Callable[[], list[str]]]:
     """Every check, by the line that is printed for it."""
     latest = {job["channel"]: job for job in report["jobs"] if job["outcome"] == "published"}
-    checks: dict[str, Callable[[], list[str]]] = {}
+    checks: dict[str, Callable[[], list[str]]] = {"the story": lambda: check_story(report)}
     for job in report["jobs"]:
         who = f"{job['name']} ({job['outcome']})"
         serves = latest.get(job["channel"]) is job
