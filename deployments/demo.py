@@ -170,8 +170,7 @@ def play(*, console: Console, as_json: bool, then: str, stay: bool, family: str 
         stage = Stage(story, chosen, console, say)
         stage.first_graft()
         stage.better_release()
-        if not record:
-            stage.releases_to_refuse()
+        stage.releases_to_refuse()
         report = demo_report(chosen, stage, up_seconds=installation.seconds, seconds=time.monotonic() - began)
         (chosen.home / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         if as_json:

@@ -20,7 +20,8 @@ class Device:
     kind: Literal["cpu", "gpu"]
     memory_bytes: int
     """What instances may use together, not what is built in."""
-    max_instances: int = 4
+    max_instances: int = 16
+    """A bound against mistakes; memory is what decides. Two jobs at once need two each beside what is live."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables that bind an instance to it, such as CUDA_VISIBLE_DEVICES."""
 
