@@ -11,7 +11,7 @@ from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Cancelling
 
 from tasks import doors
-from tasks.approve import decide, open_approval
+from tasks.approve import decide, how_it_stands, open_approval
 from tasks.cancelled import _job_by_parameters as job_by_parameters
 from tasks.cancelled import hold_job, job_of
 from tasks.domain.due import PlanRow
@@ -259,3 +259,28 @@ def test_without_its_artifact_a_candidate_can_be_rejected_and_not_published(ledg
     assert ledger.awaiting_approval() == []
     with pytest.raises(InputError, match="rejected by Ane"):
         decide(wish, "published", "Iker", "")
+
+
+def test_what_somebody_else_has_decided_meanwhile_is_not_published(ledger: Ledger, job: Job, waiting: str):
+    wish = find_waiting(waiting)
+    assert how_it_stands.fn(wish) == ("waiting", "stronger")
+    decide(wish, "rejected", "Ane", "too chatty")
+    standing, told = how_it_stands.fn(wish)
+    assert standing == "decided"
+    assert "rejected by Ane: too chatty" in told
+
+
+@pytest.mark.parametrize("by_its_job", [True, False])
+def test_a_candidate_that_a_run_made_live_before_it_crashed_is_seen_as_such(
+    ledger: Ledger, job: Job, waiting: str, by_its_job: bool
+):
+    claim = ledger.claim(job.key, owner="run:crashed", lease_seconds=60)
+    assert claim is not None
+    proof = {"claim_key": job.key, "fence": claim.fence} if by_its_job else {}
+    where = {"release": V2, "target": "eu", "family": "demo", "reason": "approved by Ane."}
+    ledger.switch_channel("eu", digest="a" * 64, expected_generation=0, flow_run_id="crashed", **where, **proof)
+    standing, told = how_it_stands.fn(find_waiting(waiting))
+    assert standing == ("live" if by_its_job else "waiting")
+    assert not by_its_job or told.startswith("generation 1 by run crashed, which did not come to its end: approved by")
+    ledger.switch_channel("eu", digest="b" * 64, expected_generation=1, **where)
+    assert how_it_stands.fn(find_waiting(waiting))[0] == "waiting"  # rolled back since: a person decides anew
