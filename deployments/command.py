@@ -186,7 +186,7 @@ def retry(
     what: Annotated[
         str,
         typer.Argument(
-            help="A key that `empelt status` shows, or its beginning; 'release x target'; owner/name; owner/name@sha.",
+            help="A key as `empelt status` shows it, or 6 digits of a job's; 'release x target'; owner/name[@sha].",
             autocompletion=completion.stopped_names,
         ),
     ],

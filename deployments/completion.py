@@ -61,7 +61,7 @@ def stopped_names(incomplete: str) -> list[str]:
         from tasks.standing import stopped  # needs a ledger
 
         jobs = {fact.job_key: fact.job.name for fact in ledger.jobs()}
-        return [jobs.get(hold.key, hold.key) for hold in stopped("")]
+        return [jobs.get(hold.key, hold.key) for hold in stopped()]
 
     return _offered(names, incomplete)
 

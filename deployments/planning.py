@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from deployments.showing import human_bytes, human_seconds, table
-from tasks.admission import examine, hold_key, release_of, resolve
+from tasks.admission import examine, hold_key, release_of, resolve, ruled
 from tasks.domain.catalog import Family, Repository
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import InputError, ModelRefused
@@ -78,7 +78,7 @@ def plan_family(family: Family, *, offline: bool) -> Plan:
     Raises:
         HubUnavailable: the Hub does not answer; ask with ``offline``.
     """
-    releases, waiting = (open_ledger().releases(family.family), []) if offline else releases_now(family)
+    releases, waiting = (ruled(family, open_ledger().releases(family.family)), []) if offline else releases_now(family)
     look = last_seen if offline else cache(seen_now)
     rows: list[Planned] = []
     for name, target in family.targets.items():
@@ -95,7 +95,7 @@ def plan_family(family: Family, *, offline: bool) -> Plan:
 def releases_now(family: Family) -> tuple[list[Release], list[Waiting]]:
     """Releases on record with those that the next watch would record; and what it would leave alone."""
     ledger, now = open_ledger(), datetime.now(UTC)
-    known = {release.content_digest: release for release in ledger.releases(family.family)}
+    known = {release.content_digest: release for release in ruled(family, ledger.releases(family.family))}
     held = {hold.key: hold.reason for hold in ledger.holds()}
     rule = family.instruct
     listed = [state for org in rule.organizations for state in open_source().list_organisation(org)]

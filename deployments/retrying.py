@@ -23,7 +23,7 @@ def retry(settings: Settings, what: str, *, now: bool) -> dict[str, Any]:
         require_server(settings)
     lifted = lift_hold(what, "empelt retry")
     if not lifted:
-        raise InputError(f"nothing called {what!r} is held or has used up its attempts{_listed(stopped(''))}")
+        raise InputError(f"nothing called {what!r} is held or has used up its attempts{_listed(stopped())}")
     report: dict[str, Any] = {"lifted": [_told(hold) for hold in lifted], "watch_run": None}
     if now:
         report["watch_run"] = start_on(settings, "watch-hub/schedule", {}, tags=["retry"])

@@ -59,7 +59,7 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         for wish in ledger.awaiting_approval()
     ]
     held = {hold.key for hold in holds}
-    exhausted = [_waiting(hold, names) for hold in stopped("") if hold.key not in held]
+    exhausted = [_waiting(hold, names) for hold in stopped() if hold.key not in held]
     recent = [
         {
             "family": v.family,

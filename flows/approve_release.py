@@ -7,9 +7,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.publish_model import publish_model
-from tasks.approve import open_approval, record_decision
+from tasks.approve import how_it_stands, open_approval, record_decision
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
-from tasks.judge import explain, judge_candidate, verdict_name
+from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed
 from tasks.overview import reported
 from tasks.stage import staged
@@ -32,6 +32,14 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
     with reported(job), claimed(job, None, hold_refusals=False) as held:
         if held is None:
             return Completed(name="AlreadyClaimed", message="another run is working on this job")
+        standing, told = how_it_stands(waiting)
+        if standing == "decided":
+            return Completed(name="AlreadyDecided", message=told)
+        if standing == "live":
+            state = publish_model(waiting.request)  # switches nothing: it waits until the gateway has said so
+            record_decision(waiting, "published", by, told)
+            name = "Published" if decision == "publish" else "Refused"
+            return Completed(name=name, message=f"{state.channel} serves it already, as {told}")
         if decision == "reject":
             record_decision(waiting, "rejected", by, comment)
             return Completed(name="Rejected", message=f"rejected by {by}: {comment}")
@@ -48,5 +56,5 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
             changes = {"expected_generation": generation, "fence": held.fence, "reason": reason}
             state = publish_model(waiting.request.model_copy(update=changes))
         record_decision(waiting, "published", by, comment)
-        explain(job, verdict, model, "Published", state.generation)
+        show_decision(job, verdict, model, "Published", state.generation)
     return Completed(name="Published", message=f"{state.channel} serves generation {state.generation}; {reason}")

@@ -12,7 +12,7 @@ from tasks.domain.models import ModelRef
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
 from tasks.hub import fetch_all
 from tasks.jobs import name_of_run, open_job
-from tasks.judge import explain, judge_candidate, verdict_name
+from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed, end_job, unclaimed
 from tasks.merge import merge_on_gpu
 from tasks.overview import reported
@@ -61,7 +61,7 @@ def remerge_release(
                 generation = publish_model(request).generation
         if outcome == "awaiting":
             ask_approval(request, verdict.reasons[-1])
-        explain(job, verdict, candidate, ended, generation if outcome == "published" else None)
         end_job(job, outcome, " ".join(verdict.reasons), digest)
+        show_decision(job, verdict, candidate, ended, generation if outcome == "published" else None)
     told = f"{job.channel} serves {job.release.ref} as generation {generation}" if outcome == "published" else None
     return Completed(name=ended, message=told or " ".join(verdict.reasons))

@@ -1,5 +1,6 @@
 """What a repository is to a family, asked of the Hub and of the ledger together. No Prefect: the command asks too."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from tasks.domain.catalog import Family, Repository
@@ -7,6 +8,7 @@ from tasks.domain.errors import ModelRefused
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import open_ledger, open_source
 from tasks.settings import settings
+from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
 from tasks.sources.recognition import Findings, Memory, Recognition, Rule, look, recognise
 
@@ -49,6 +51,27 @@ def examine(
         return recognise(state, rule, memory, now, Findings(refused=f"base: {refusal}"))
     findings = look(open_source(), state.ref, base, architectures=family.architectures, released=released)
     return recognise(state, rule, memory, now, findings)
+
+
+def follows_rule(family: Family, repo_id: str) -> bool:
+    """Whether the family's releases come from this owner and have such names."""
+    rule = family.instruct
+    return repo_id.split("/")[0] in rule.organizations and name_problem(repo_id, rule.pattern, rule.deny) is None
+
+
+def ruled(family: Family, releases: Iterable[Release]) -> list[Release]:
+    """Those that the family's rule knows: what is planned. A person may run any other repository, for one target.
+
+    Such a run is on record as a release too, but it is brought to no other target, and supersedes nothing, unless the
+    same files were seen under a name that the rule knows: a release that a person ran from a copy, or was renamed.
+    """
+
+    def known(release: Release) -> bool:
+        if follows_rule(family, release.ref.repo_id):
+            return True
+        return any(follows_rule(family, repo_id) for repo_id in open_ledger().repos_with(release.content_digest))
+
+    return [release for release in releases if known(release)]
 
 
 def admit(family: Family, state: RepoState, now: datetime) -> Release:

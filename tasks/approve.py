@@ -50,6 +50,27 @@ def open_approval(candidate: str, decision: Literal["publish", "reject"]) -> tup
     return waiting, fact.job
 
 
+@task(name="still-waiting", task_run_name="still waiting: {waiting.request.channel}", cache_policy=NO_CACHE)
+def how_it_stands(waiting: Approval) -> tuple[Literal["waiting", "decided", "live"], str]:
+    """What has become of a candidate since it was looked up; ask once its job is claimed: then nobody else decides.
+
+    Returns:
+        ``waiting``; ``decided`` by somebody else meanwhile; or ``live``: an earlier run made it live, and ended before
+        it wrote that down. And a sentence about it.
+    """
+    now = open_ledger().approval(waiting.job_key)
+    if now is None or now.state != "waiting" or now.request.artifact_digest != waiting.request.artifact_digest:
+        word = f"{now.state} by {now.by or 'nobody'}: {now.reason}" if now else "not asked for"
+        return "decided", f"{name_of(waiting)} does not wait any more: {word}"
+    state = open_ledger().channel(waiting.request.channel)
+    if state is not None and state.artifact_digest == waiting.request.artifact_digest:
+        switch = open_ledger().promotions(state.channel)[0]
+        if switch.claim_key == waiting.job_key:
+            run = f"run {switch.flow_run_id}" if switch.flow_run_id else "an earlier run"
+            return "live", f"generation {switch.generation} by {run}, which did not come to its end: {switch.reason}"
+    return "waiting", waiting.reason
+
+
 @task(name="record-decision", task_run_name="record: {state}", cache_policy=NO_CACHE)
 def record_decision(waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str) -> None:
     """Append what was decided and by whom; the form then no longer offers it."""

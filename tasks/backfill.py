@@ -14,6 +14,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.admission import ruled
 from tasks.domain.due import PlanRow, order_releases
 from tasks.domain.errors import InputError
 from tasks.domain.jobs import run_name
@@ -89,7 +90,7 @@ def plan_backfill(family: str, language: str | None, target: str | None, release
     if releases < 1:
         raise InputError(f"releases is {releases}: give how many of the newest are brought, 1 or more")
     targets = targets_of(family, language, target)
-    on_record = open_ledger().releases(family)
+    on_record = _on_record(family)
     for name in targets:
         for release in on_record:
             open_ledger().record_job(build_job(open_catalog().family(family), name, release))
@@ -98,7 +99,7 @@ def plan_backfill(family: str, language: str | None, target: str | None, release
 
 def plan_steps(family: str, targets: Sequence[str], most: int, look: Look = look_up) -> list[Step]:
     """The same for targets that are known; without a run of Prefect's, for the command."""
-    catalog, on_record = open_catalog(), open_ledger().releases(family)
+    catalog, on_record = open_catalog(), _on_record(family)
     steps: list[Step] = []
     for name in targets:
         channel = catalog.target(family, name).channel
@@ -107,6 +108,11 @@ def plan_steps(family: str, targets: Sequence[str], most: int, look: Look = look
         steps += steps_of(rows, newest_served(channel, on_record), most)
     age = {release.content_digest: -place for place, release in enumerate(order_releases(on_record))}
     return sorted(steps, key=lambda step: age[step.row.release.content_digest])
+
+
+def _on_record(family: str) -> list[Release]:
+    """The releases that a backfill is about: what a person has run besides is not the family's."""
+    return ruled(open_catalog().family(family), open_ledger().releases(family))
 
 
 @contextmanager
@@ -127,8 +133,8 @@ def turn(step: Step) -> Iterator[bool]:
 
 def _still_open(row: PlanRow) -> bool:
     """Whether nothing newer has come to this target since it was planned."""
-    family, releases = open_catalog().family(row.family), open_ledger().releases(row.family)
-    newer = [r for r in releases if r.released_at > row.release.released_at]
+    family = open_catalog().family(row.family)
+    newer = [r for r in _on_record(row.family) if r.released_at > row.release.released_at]
     ends = [standing(build_job(family, row.target, release).key).standing for release in newer]
     return standing(row.job_key).standing == "open" and not set(ends) & set(SETTLED)
 

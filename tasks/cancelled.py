@@ -96,14 +96,23 @@ def job_of(run: FlowRun) -> Digest | None:
 
 
 def _job_by_parameters(run: FlowRun, rows: list[PlanRow]) -> Digest | None:
-    """Of a run by hand that was cancelled before it claimed: by its form, if that means one row of the plan."""
+    """Of a run by hand that was cancelled before it claimed: by its form, if that means one row of the plan.
+
+    Only of jobs that were on record when it was cancelled: it cannot have meant a release or an ingredient that came
+    later, and its run stays among the cancelled ones for ever.
+    """
     asked = run.parameters
     release = asked.get("release")
     text = f"{release['repo_id']}@{release['revision']}" if isinstance(release, dict) else str(release)
     here = [row for row in rows if (row.family, row.target) == (asked.get("family"), asked.get("target"))]
     repo_id, _, revision = text.partition("@")
-    same = [row for row in here if row.release.ref.repo_id == repo_id]
+    same = [row for row in here if row.release.ref.repo_id == repo_id and _on_record(row.job_key, _since(run))]
     exact = [row for row in same if revision and row.release.ref.revision.startswith(revision)]
     # Rows are newest first, and without a sha the head was meant.
     chosen = exact or ([] if len(revision) == 40 else same)
     return chosen[0].job_key if chosen else None
+
+
+def _on_record(key: Digest, then: datetime) -> bool:
+    fact = open_ledger().job(key)
+    return fact is not None and fact.at <= then

@@ -72,6 +72,9 @@ def open_job(family_name: str, release: ModelRef | str, target: str) -> Job:
         release: pinned, or as a person types it: ``owner/name`` or ``owner/name@<sha, tag or branch>``.
         target: one of the family's.
 
+    Returns:
+        The job of the release on record with these files: a newer commit or another name of the same is no new one.
+
     Raises:
         CatalogError: no such family or target; the Hub was not asked then.
         InputError: ``release`` is no name of a release.
@@ -85,7 +88,9 @@ def open_job(family_name: str, release: ModelRef | str, target: str) -> Job:
         known = admit(family, open_source().state(ref.repo_id), datetime.now(UTC))
         if known.ref != ref:
             raise ModelRefused(f"{ref} is not the head of its repository: that is {known.ref}; run the job for that")
+        # These files may be on record under another commit or name: that is the release, and what a channel has served.
         ledger.record_release(known)
+        known = next(r for r in ledger.releases(family_name) if r.content_digest == known.content_digest)
     job = build_job(family, target, known)
     ledger.record_job(job)
     return job

@@ -20,6 +20,7 @@ from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows
 from tasks.domain.verdict import Verdict, judge
 from tasks.doors import open_catalog, open_ledger
+from tasks.runs import warn_of
 from tasks.settings import settings
 
 
@@ -51,6 +52,11 @@ def verdict_name(job: Job, verdict: Verdict) -> tuple[str, JobOutcome]:
     if policy == "ask":
         return "AwaitingApproval", "awaiting"
     return ("Passed", "kept") if policy == "never" else ("Published", "published")
+
+
+def show_decision(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:
+    """The decision page. What was decided stands without it: a page that cannot be made is a failed task, no more."""
+    warn_of(explain(job, verdict, candidate, ended, generation, return_state=True), f"decision page of {job.name}")
 
 
 @task(name="explain", task_run_name="explain {job.name}: {ended}", cache_policy=NO_CACHE)

@@ -93,7 +93,7 @@ def lift_hold(key: str, reason: str = "by hand") -> list[Hold]:
     """Take holds off and give used-up jobs new attempts: what ``empelt retry`` does; the watch takes them up again.
 
     Args:
-        key: as ``tasks.standing.stopped`` takes it: a key or its beginning, a job's name, or a release.
+        key: as ``tasks.standing.stopped`` takes it: a key, the beginning of a job's, a job's name, or a release.
         reason: recorded.
 
     Returns:

@@ -22,6 +22,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.overview import JobView, matrix_page, overview_page, page_key, refused_page
 from tasks.doors import open_catalog, open_ledger
 from tasks.pages import holds_of, releases_in, views_of
+from tasks.runs import warn_of
 from tasks.waiting import name_of
 
 RECENT_RELEASES = 10
@@ -32,13 +33,20 @@ Page = tuple[str, str]
 
 @contextmanager
 def reported(job: Job) -> Iterator[None]:
-    """Show how things stand with a job's release and its family once the block has ended, well or not."""
+    """Show how things stand with a job's release and its family once the block has ended, well or not.
+
+    Pages that cannot be written are a failed task and a warning: how the block ended is not changed by them.
+    """
     try:
         yield
     except Exception:
-        show_pages(job.family)
+        _try_to_show(job.family)
         raise
-    show_pages(job.family)
+    _try_to_show(job.family)
+
+
+def _try_to_show(family: str) -> None:
+    warn_of(show_pages(family, return_state=True), f"pages of {family}")
 
 
 @task(name="show-pages", task_run_name="show pages of {family_name}", cache_policy=NO_CACHE)

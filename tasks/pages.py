@@ -1,5 +1,6 @@
 """What the pages of the UI tell, read from the ledger alone."""
 
+from tasks.admission import ruled
 from tasks.domain.catalog import Family
 from tasks.domain.due import PlanRow
 from tasks.domain.models import Release
@@ -24,10 +25,21 @@ def views_of(family: Family, runs: dict[str, str]) -> list[JobView]:
         here = {digest: fact for (of, digest), fact in facts.items() if of == name}
         releases = [release for release in ledger.releases(family.family) if release.content_digest in here]
         keys = {digest: fact.job_key for digest, fact in here.items()}
-        rows = rows_of(family.family, name, target.channel, releases, keys)
+        planned = ruled(family, releases)
+        rows = rows_of(family.family, name, target.channel, planned, keys)
+        for release in releases:
+            if release not in planned:
+                rows += map(_by_hand, rows_of(family.family, name, target.channel, [release], keys))
         found += [_view(here[row.release.content_digest], row, target.languages, runs) for row in rows]
     order = list(family.targets)
     return sorted(found, key=lambda v: (-v.row.release.released_at.timestamp(), order.index(v.row.target)))
+
+
+def _by_hand(row: PlanRow) -> PlanRow:
+    """A row of a release that the family's rule does not know: no watch takes it up."""
+    if row.standing not in ("due", "older"):
+        return row
+    return row.model_copy(update={"standing": "held", "reason": "outside the family's rule: only run by hand"})
 
 
 def _view(fact: JobFact, row: PlanRow, languages: tuple[str, ...], runs: dict[str, str]) -> JobView:

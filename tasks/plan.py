@@ -5,6 +5,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.admission import ruled
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
@@ -20,8 +21,9 @@ from tasks.standing import standing as standing
 
 @task(name="plan-due", task_run_name="plan {family_name}", **HUB)
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
-    """What is to be done about every release of a family, for each of its targets."""
+    """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
+    releases = ruled(family, releases)
     rows: list[PlanRow] = []
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"

@@ -6,6 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import MissingResult
+from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
 from tasks.domain.errors import DiskFull, TransientError
@@ -18,6 +19,12 @@ def is_transient(_task: Any, _run: Any, state: State[Any]) -> bool:
     except MissingResult:
         return False
     return isinstance(error, TransientError) and not isinstance(error, DiskFull)
+
+
+def warn_of(state: State[Any], what: str) -> None:
+    """For a task whose failure must not change how its flow ends, called with ``return_state=True``: a warning."""
+    if state.is_failed():
+        get_run_logger().warning("%s: not written: %s", what, state.message)
 
 
 HUB: dict[str, Any] = {

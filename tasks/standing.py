@@ -8,6 +8,9 @@ from tasks.domain.records import Hold, JobFact
 from tasks.doors import open_ledger
 from tasks.settings import settings
 
+LEAST_DIGITS = 6
+"""Of a job's key; fewer could mean several."""
+
 
 def standing(key: Digest) -> JobStanding:
     """What the ledger knows about a job. A person's retry makes its attempts count anew."""
@@ -58,26 +61,40 @@ def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
     return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
 
 
-def stopped(text: str) -> list[Hold]:
+def stopped(text: str | None = None) -> list[Hold]:
     """What a retry of ``text`` would set free: holds, and jobs whose attempts are used up.
 
     Args:
-        text: a key or its beginning, a job's name (``llama-tiny-instruct-v2 x eu``), or a release (``owner/name``,
-            ``owner/name@<beginning of its sha>``).
+        text: a hold's key; a job's key or its beginning, 6 digits or more; a job's name (``llama-tiny-instruct-v2 x
+            eu``); a release (``owner/name``, ``owner/name@<beginning of its sha>``). None: everything.
     """
     ledger = open_ledger()
     jobs = {fact.job_key: fact for fact in ledger.jobs()}
-    found = [hold for hold in ledger.holds() if _means(text, hold.key, jobs.get(hold.key))]
+    found = [hold for hold in ledger.holds() if text is None or _means(text, hold.key, jobs.get(hold.key))]
     for key, fact in jobs.items():
-        if _means(text, key, fact) and (now := standing(key)).standing == "exhausted":
+        if (text is None or _means(text, key, fact)) and (now := standing(key)).standing == "exhausted":
             found.append(Hold(key=key, reason=now.reason, at=ledger.attempts_of(key)[-1].at))
     return found
 
 
 def _means(text: str, key: str, fact: JobFact | None) -> bool:
-    if key.startswith(text) or key.startswith(f"release:{text}"):
+    """Whether ``text`` names what is under ``key``: never by the beginning of a name, which others begin with too."""
+    kind, _, rest = key.partition(":")
+    if text == key:
+        return True
+    if kind == "release":
+        return _names(text.removeprefix("release:"), *rest.partition("@")[::2])
+    if kind == "target":
+        return False
+    if len(text) >= LEAST_DIGITS and key.startswith(text):
         return True
     if fact is None:
         return False
     ref = fact.job.release.ref
-    return text in (fact.job.name, ref.repo_id) or ("@" in text and f"{ref.repo_id}@{ref.revision}".startswith(text))
+    return text == fact.job.name or _names(text, ref.repo_id, ref.revision)
+
+
+def _names(text: str, repo_id: str, revision: str) -> bool:
+    """Whether ``text`` is this repository, or ``repository@<beginning of its revision>``."""
+    named, at, beginning = text.partition("@")
+    return named == repo_id and (not at or (beginning != "" and revision.startswith(beginning)))

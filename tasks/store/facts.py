@@ -95,6 +95,12 @@ class ModelFacts(Database):
             row = connection.execute(found.order_by(desc(repo_states.c.id)).limit(1)).first()
             return None if row is None else _repo_state(row)
 
+    def repos_with(self, content_digest: Digest) -> set[str]:
+        """Every repository that was ever seen with these files."""
+        with self._read() as connection:
+            asked = select(repo_states.c.repo_id).where(repo_states.c.content_digest == content_digest)
+            return set(connection.scalars(asked))
+
     # --- artifacts ---------------------------------------------------------------------------------------------------
     def record_artifact(self, merge_key: Digest, artifact: Artifact, lineage: Lineage, seconds: float) -> bool:
         """Record that ``merge_key`` made ``artifact``; False if that is known.

@@ -11,7 +11,7 @@ from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Cancelling
 
 from tasks import doors
-from tasks.approve import decide, open_approval
+from tasks.approve import decide, how_it_stands, open_approval
 from tasks.cancelled import _job_by_parameters as job_by_parameters
 from tasks.cancelled import hold_job, job_of
 from tasks.domain.due import PlanRow
@@ -21,7 +21,7 @@ from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.ledger import lift_hold, take_claim, unclaimed
 from tasks.settings import settings
-from tasks.standing import standing
+from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
 from tasks.waiting import find_waiting, name_of
 
@@ -151,6 +151,24 @@ def test_a_run_that_never_claimed_tells_its_job_by_its_form(job: Job, release: o
     assert job_by_parameters(run, [row]) is None
 
 
+def test_an_old_cancel_counts_only_for_what_was_on_record_then(ledger: Ledger, job: Job):
+    run = cancelled_run(lambda: Cancelled, family="demo", target="eu", release=V2.repo_id)
+    later = ModelRef(repo_id=V2.repo_id, revision="3" * 40)
+    release = job.release.model_copy(update={"ref": later, "content_digest": "3" * 64})
+    updated, rebased = job.model_copy(update={"release": release}), job.model_copy(update={"gate_digest": "8" * 64})
+    for new in (updated, rebased):
+        ledger.record_job(new)
+    rows = [
+        PlanRow(family="demo", target="eu", channel="eu", release=j.release, job_key=j.key, standing="due", reason="")
+        for j in (updated, rebased, job)
+    ]
+    assert job_by_parameters(run, rows[:2]) is None  # both came after the cancel: they stay due
+    assert job_by_parameters(run, rows) == job.key
+    run.parameters["release"] = f"{V2.repo_id}@{V2.revision}"
+    assert job_by_parameters(run, rows[:2]) is None
+    assert job_by_parameters(run, rows) == job.key
+
+
 # --- taking up again ---------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +206,40 @@ def test_releases_and_targets_can_be_lifted_too_and_others_stay(ledger: Ledger, 
     assert [hold.key for hold in lift_hold("demo/instruct-v9")] == ["release:demo/instruct-v9@abc"]
     assert [hold.key for hold in lift_hold("target:demo/gl")] == ["target:demo/gl"]
     assert [hold.key for hold in ledger.holds()] == [job.key]
+
+
+@pytest.mark.parametrize(
+    ("text", "lifted"),
+    [
+        ("lab/instruct-v1", ["release:lab/instruct-v1@abc123"]),
+        ("release:lab/instruct-v1", ["release:lab/instruct-v1@abc123"]),
+        ("lab/instruct-v10@ab", ["release:lab/instruct-v10@abc123"]),
+        ("release:lab/instruct-v10@abc123", ["release:lab/instruct-v10@abc123"]),
+        ("target:lab/eu", ["target:lab/eu"]),
+        ("lab", []),
+        ("lab/", []),
+        ("lab/instruct", []),
+        ("lab/instruct-v1@", []),
+        ("lab/instruct-v10@bc", []),
+        ("release:", []),
+        ("target:lab/e", []),
+        ("demo", []),
+        ("demo/instruct-v", []),
+        ("demo/instruct-v2@", []),
+    ],
+)
+def test_a_name_means_itself_and_nothing_that_begins_with_it(ledger: Ledger, job: Job, text: str, lifted: list[str]):
+    keys = ["release:lab/instruct-v1@abc123", "release:lab/instruct-v10@abc123", "target:lab/eu", "target:lab/eu-x"]
+    for key in (*keys, job.key):
+        ledger.record_hold(key, "identity: somebody else's")
+    assert [hold.key for hold in lift_hold(text)] == lifted
+    assert len(ledger.holds()) == 5 - len(lifted)
+
+
+def test_a_few_digits_are_no_key(ledger: Ledger, job: Job):
+    ledger.record_hold(job.key, "why")
+    assert stopped("") == lift_hold(job.key[:5]) == []
+    assert [hold.key for hold in stopped()] == [hold.key for hold in lift_hold(job.key[:6])] == [job.key]
 
 
 def test_an_empty_name_would_mean_everything_and_is_refused(ledger: Ledger, job: Job):
@@ -259,3 +311,28 @@ def test_without_its_artifact_a_candidate_can_be_rejected_and_not_published(ledg
     assert ledger.awaiting_approval() == []
     with pytest.raises(InputError, match="rejected by Ane"):
         decide(wish, "published", "Iker", "")
+
+
+def test_what_somebody_else_has_decided_meanwhile_is_not_published(ledger: Ledger, job: Job, waiting: str):
+    wish = find_waiting(waiting)
+    assert how_it_stands.fn(wish) == ("waiting", "stronger")
+    decide(wish, "rejected", "Ane", "too chatty")
+    standing, told = how_it_stands.fn(wish)
+    assert standing == "decided"
+    assert "rejected by Ane: too chatty" in told
+
+
+@pytest.mark.parametrize("by_its_job", [True, False])
+def test_a_candidate_that_a_run_made_live_before_it_crashed_is_seen_as_such(
+    ledger: Ledger, job: Job, waiting: str, by_its_job: bool
+):
+    claim = ledger.claim(job.key, owner="run:crashed", lease_seconds=60)
+    assert claim is not None
+    proof = {"claim_key": job.key, "fence": claim.fence} if by_its_job else {}
+    where = {"release": V2, "target": "eu", "family": "demo", "reason": "approved by Ane."}
+    ledger.switch_channel("eu", digest="a" * 64, expected_generation=0, flow_run_id="crashed", **where, **proof)
+    standing, told = how_it_stands.fn(find_waiting(waiting))
+    assert standing == ("live" if by_its_job else "waiting")
+    assert not by_its_job or told.startswith("generation 1 by run crashed, which did not come to its end: approved by")
+    ledger.switch_channel("eu", digest="b" * 64, expected_generation=1, **where)
+    assert how_it_stands.fn(find_waiting(waiting))[0] == "waiting"  # rolled back since: a person decides anew

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from deployments.planning import plan_family, releases_now
 from tasks import doors
 from tasks.admission import examine, resolve
+from tasks.backfill import plan_steps
 from tasks.domain.errors import HubUnavailable, ModelRefused
+from tasks.jobs import open_job
+from tasks.pages import views_of
+from tasks.plan import plan_due
 from tasks.sources.failures import HubBusy
 from tests.local_hub.hub_fixtures import RunningHub, TinyModel, run_hub, trained
 from tests.tasks.lab import FAMILY, TOKEN, Lab, lab_on
@@ -221,6 +226,42 @@ def test_a_short_refusal_is_waited_out_and_a_long_one_is_left_to_the_next_try(
     assert time.monotonic() - begun >= 2
     assert lab.holds() == {}
     assert f"instruct-v1@{sha}" in lab.watch().values()
+
+
+def test_a_run_by_hand_of_another_repository_is_planned_nowhere_and_supersedes_nothing(lab: Lab) -> None:
+    lab.release("instruct-v1", steps=1)
+    lab.watch()
+    lab.release("sft", steps=4)
+    job = open_job.fn(FAMILY, lab.repo("sft"), "eu")
+    family, ledger = doors.open_catalog().family(FAMILY), doors.open_ledger()
+    assert job.release in ledger.releases(FAMILY)
+    ledger.record_job_end(job.key, "kept", "not stronger")  # which would supersede whatever is older
+
+    def planned() -> list[tuple[str, str]]:
+        return [(row.release.ref.slug, row.standing) for row in plan_due.fn(FAMILY, ledger.releases(FAMILY))]
+
+    assert planned() == [("instruct-v1", "due")]
+    releases, _ = releases_now(family)
+    assert [release.ref.slug for release in releases] == ["instruct-v1"]
+    assert [row.row.release.ref.slug for row in plan_family(family, offline=True).rows] == ["instruct-v1"]
+    assert [step.row.release.ref.slug for step in plan_steps(FAMILY, ("eu",), 9)] == ["instruct-v1"]
+    shown = {view.row.release.ref.slug: view.row.standing for view in views_of(family, {})}
+    assert shown == {"instruct-v1": "due", "sft": "done"}
+    # The same files under a name that the rule knows are a release, also from the copy that is on record.
+    lab.api.move_repo(lab.repo("sft"), lab.repo("instruct-v2"))
+    lab.watch()
+    assert planned() == [("sft", "done"), ("instruct-v1", "superseded")]
+
+
+def test_a_run_by_hand_at_a_newer_card_or_name_is_of_the_release_on_record(lab: Lab) -> None:
+    lab.release("instruct-v1", steps=1)
+    lab.watch()
+    (release,) = doors.open_ledger().releases(FAMILY)
+    lab.add("instruct-v1", "README.md", b"# A better text\n")
+    assert open_job.fn(FAMILY, lab.repo("instruct-v1"), "eu").release == release
+    lab.api.move_repo(lab.repo("instruct-v1"), lab.repo("instruct-v1-2512"))
+    assert open_job.fn(FAMILY, lab.repo("instruct-v1-2512"), "eu").release == release
+    assert doors.open_ledger().releases(FAMILY) == [release]
 
 
 def test_a_week_of_a_lab(lab: Lab) -> None:
