@@ -17,7 +17,7 @@ from tasks.domain.keys import verdict_key
 from tasks.domain.models import Evaluation
 from tasks.domain.overview import page_key
 from tasks.domain.records import JobOutcome
-from tasks.domain.report import decision_page, gate_rows
+from tasks.domain.report import decision_page, gate_rows, plain
 from tasks.domain.verdict import Verdict, judge
 from tasks.doors import open_catalog, open_ledger
 from tasks.runs import warn_of
@@ -36,7 +36,7 @@ def judge_candidate(
     create_table_artifact(
         gate_rows(verdict),
         key=page_key("gate", job.family, job.target),
-        description=f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons),
+        description=plain(f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons)),
     )
     get_run_logger().info("%s: %s. %s", job.name, verdict.outcome, " ".join(verdict.reasons))
     return verdict

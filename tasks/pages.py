@@ -8,6 +8,7 @@ from tasks.domain.overview import JobView
 from tasks.domain.records import Hold, JobFact
 from tasks.domain.verdict import Verdict
 from tasks.doors import open_ledger
+from tasks.sources.detection import name_problem
 from tasks.standing import rows_of
 
 
@@ -62,10 +63,18 @@ def _view(fact: JobFact, row: PlanRow, languages: tuple[str, ...], runs: dict[st
 
 
 def holds_of(family: Family) -> list[Hold]:
-    """Holds on releases of the family's organisations and on its targets, as people read their keys."""
-    organisations = tuple(f"release:{name}/" for name in family.instruct.organizations)
-    starts = (f"target:{family.family}/", *organisations)
-    return [hold for hold in open_ledger().holds() if hold.key.startswith(starts)]
+    """Holds on releases of the family and on its targets, as people read their keys."""
+    return [hold for hold in open_ledger().holds() if _concerns(hold.key, family)]
+
+
+def _concerns(key: str, family: Family) -> bool:
+    """Whether what is held is the family's: by the name of the release, since families may share an organisation."""
+    kind, _, rest = key.partition(":")
+    if kind == "target":
+        return rest.startswith(f"{family.family}/")
+    repo_id, rule = rest.partition("@")[0], family.instruct
+    ours = kind == "release" and repo_id.partition("/")[0] in rule.organizations
+    return ours and name_problem(repo_id, rule.pattern, rule.deny) is None
 
 
 def releases_in(views: list[JobView], most: int) -> list[Release]:

@@ -10,7 +10,7 @@ from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
-from tasks.domain.report import channel_page
+from tasks.domain.report import channel_page, plain
 from tasks.doors import open_endpoint, open_ledger
 from tasks.settings import settings
 
@@ -86,7 +86,7 @@ def announce(state: ChannelState, reason: str) -> None:
         f"{settings().gateway_url}/v1/models",
         key=page_key("endpoint", state.channel),
         link_text=what,
-        description=reason,
+        description=plain(reason),
     )
 
 

@@ -37,7 +37,7 @@ class LargeFiles:
         for wanted in asked.get("objects", []):
             sha256, size = str(wanted.get("oid")), int(wanted.get("size", -1))
             told: dict[str, Any] = {"oid": sha256, "size": size}
-            if not DIGEST.match(sha256) or size < 0:
+            if not DIGEST.fullmatch(sha256) or size < 0:
                 told["error"] = {"code": 422, "message": "oid is a sha256 and size a count of bytes"}
             elif not self.store.blob_path(sha256).exists():
                 until = int(time.time()) + UPLOAD_SECONDS
@@ -70,7 +70,7 @@ class LargeFiles:
         self.access.open(request)
         sha256, size = str(asked.get("oid")), asked.get("size")
         blob = self.store.blob_path(sha256)
-        if not DIGEST.match(sha256) or not blob.exists() or blob.stat().st_size != size:
+        if not DIGEST.fullmatch(sha256) or not blob.exists() or blob.stat().st_size != size:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, None, f"{sha256} of {size} bytes is not there")
         return PlainTextResponse("OK")
 

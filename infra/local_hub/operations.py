@@ -9,7 +9,7 @@ from typing import Any
 from infra.local_hub.commits import LFS_BYTES, named_file, store_file
 from infra.local_hub.store import Commit, Store, StoredFile
 
-DIGEST = re.compile(r"^[0-9a-f]{64}$")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class CommitRefused(Exception):
@@ -68,7 +68,7 @@ def _regular(store: Store, path: str, value: dict[str, Any]) -> StoredFile:
 def _large(store: Store, path: str, value: dict[str, Any]) -> StoredFile:
     sha256 = str(value.get("oid"))
     blob = store.blob_path(sha256)
-    if not DIGEST.match(sha256) or not blob.exists():
+    if not DIGEST.fullmatch(sha256) or not blob.exists():
         raise CommitRefused(f"{path}: LFS object {sha256} was not uploaded")
     size = blob.stat().st_size
     if value.get("size", size) != size:

@@ -6,7 +6,7 @@
     ROOT/repos/ORG/NAME/main            the sha that branch main points at
     ROOT/repos/ORG/NAME/refs.json       other branches, and tags
     ROOT/moved.json                     old id -> new id of renamed repositories
-    ROOT/locks/ORG/NAME                 writers of one repository take turns
+    ROOT/locks/ORG/NAME                 writers of one repository take turns; locks/.moved: those of moved.json
 
 Everything is written beside its place and renamed, ``main`` last. A reader therefore sees a whole commit or none, and a
 repository without ``main`` does not exist yet.
@@ -26,8 +26,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
-SHA = re.compile(r"^[0-9a-f]{40}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+SHA = re.compile(r"[0-9a-f]{40}")
+MOVES = ".moved"
+"""The lock of moved.json; no organisation can be called so."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Store:
         """The commit that a branch, a tag or a 40-hex revision means."""
         name = revision.removeprefix("refs/heads/")
         sha = self.head(repo_id, name) or self.refs(repo_id)["tags"].get(name) or revision
-        if not SHA.match(sha):
+        if not SHA.fullmatch(sha):
             return None
         try:
             return _read_commit(self._folder(repo_id) / "commits" / f"{sha}.json")
@@ -198,7 +200,7 @@ class Store:
 
     def move(self, repo: Repo, new_id: str) -> None:
         """Rename: same ``_id``, same history; the old name leads to the new one."""
-        with self.locked("moved"):
+        with self.locked(MOVES):
             target = self._folder(new_id)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(self._folder(repo.repo_id), target)
@@ -234,10 +236,16 @@ class Store:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Writers of one repository take turns, also over processes, so that none loses another's commit."""
+        """Writers of one repository take turns, also over processes, so that none loses another's commit.
+
+        Raises:
+            ValueError: ``name`` is neither a repository id nor ``MOVES``, so its lock could lie anywhere.
+        """
+        if name != MOVES and not is_repo_id(name):
+            raise ValueError(f"{name!r} is not ORG/NAME: there is no lock of that name")
         path = self.root / "locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
+        with path.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
@@ -273,4 +281,4 @@ class BlobWriter:
 def is_repo_id(repo_id: str) -> bool:
     """Whether ``repo_id`` is ORG/NAME; this also keeps ``..`` and absolute paths out of the store."""
     parts = repo_id.split("/")
-    return len(parts) == 2 and all(NAME.match(part) and ".." not in part for part in parts)
+    return len(parts) == 2 and all(NAME.fullmatch(part) and ".." not in part for part in parts)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from infra.local_hub.large_files import LargeFiles
 from infra.local_hub.operations import CommitRefused, apply_operations
 from infra.local_hub.store import Repo, Store, is_repo_id
 
-REF = re.compile(r"^[A-Za-z0-9][\w./-]{0,200}$")
+REF = re.compile(r"[A-Za-z0-9][\w./-]{0,200}")
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 """Content of the first commit of a new repository, as on the real Hub."""
 CONFLICT = "A commit has happened since. Please refresh and try again."
@@ -99,9 +100,11 @@ class Writing:
     def move(self, _request: Request, asked: dict[str, Any]) -> Response:
         """POST /api/repos/move: rename, or hand over to another organisation."""
         old, new = str(asked.get("fromRepo")), str(asked.get("toRepo"))
-        if not is_repo_id(new):
-            raise Refusal(HTTPStatus.BAD_REQUEST, None, f"{new!r} is not ORG/NAME")
-        with self.store.locked(old):
+        if wrong := [repo_id for repo_id in (old, new) if not is_repo_id(repo_id)]:
+            raise Refusal(HTTPStatus.BAD_REQUEST, None, f"{' and '.join(map(repr, wrong))}: not ORG/NAME")
+        with ExitStack() as turns:
+            for repo_id in sorted({old, new}):  # in one order, so that two moves never wait for each other
+                turns.enter_context(self.store.locked(repo_id))
             repo = self._existing(old)
             if self.store.repo(new) is not None:
                 raise Refusal(HTTPStatus.CONFLICT, None, f"{new} is there already")
@@ -185,7 +188,7 @@ class Writing:
 
     def _new_ref(self, request: Request, kind: str, name: str, revision: str) -> Response:
         repo = self.access.open(request)
-        if not REF.match(name) or ".." in name:
+        if not REF.fullmatch(name) or ".." in name:
             raise Refusal(HTTPStatus.BAD_REQUEST, None, f"{name!r} is not a name for a ref")
         with self.store.locked(repo.repo_id):
             commit = self.store.commit(repo.repo_id, revision)

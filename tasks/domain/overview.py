@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tasks.domain.due import PlanRow
 from tasks.domain.models import ChannelState, Release
 from tasks.domain.records import Approval, Hold, StageTimes
-from tasks.domain.report import number
+from tasks.domain.report import number, plain
 from tasks.domain.verdict import Row, Verdict
 
 STAGES = ("seen", "started", "fetched", "merged", "evaluated", "judged", "approved", "switched", "visible")
@@ -67,7 +67,7 @@ def refused_page(repo_id: str, revision: str, hold: Hold) -> str:
             "",
             f"`{repo_id}@{revision}` is on hold since {_when(hold.at)}; no target was merged.",
             "",
-            f"> {_plain(hold.reason)}",
+            f"> {plain(_one_line(hold.reason))}",
         ]
     )
 
@@ -225,10 +225,11 @@ def _seconds(seconds: float | None) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.replace("|", "/").split())
 
 
 def _short(text: str) -> str:
-    plain = _plain(text)
-    return plain if len(plain) <= MOST_WORDS else f"{plain[: MOST_WORDS - 1]}…"
+    told = _one_line(text)
+    # Cut first: a cut through an escape would let the rest of it speak.
+    return plain(told if len(told) <= MOST_WORDS else f"{told[: MOST_WORDS - 1]}…")

@@ -146,7 +146,7 @@ def channel_page(
             f"- release: **{state.release}**",
             f"- artifact: `{state.artifact_digest}`",
             f"- since: {state.switched_at:%Y-%m-%d %H:%M:%S} UTC",
-            f"- why: {reason}",
+            f"- why: {plain(reason)}",
             f"- before: {back}",
             "",
             "```",
@@ -168,7 +168,8 @@ def plain(text: str) -> str:
     """Text that markdown shows as it is: no HTML, no code, no links or images, on one line."""
     for character in "\\`*[]":
         text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    # Only these end a line in markdown; other white space stays, since numbers are held together by it.
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("\r", "\n").split("\n"))
 
 
 def _line(cells: Sequence[Any]) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tasks.domain.due import PlanRow
+from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState, Digest, Release
-from tasks.domain.overview import JobView, matrix_page, overview_page, page_key, refused_page, stage_seconds
-from tasks.domain.records import Hold, StageTimes
+from tasks.domain.overview import MOST_WORDS, JobView, matrix_page, overview_page, page_key, refused_page, stage_seconds
+from tasks.domain.records import Approval, Hold, StageTimes
 from tasks.domain.verdict import Row, Verdict
 
 
@@ -98,6 +99,45 @@ def test_nothing_in_a_reason_can_break_a_table(view, release):
     line = line_of(page, "- **eu**")
     assert "a / b c" in line
     assert line.endswith("…")
+
+
+HOSTILE = "its card names [Decide](https://evil) ![x](http://z) as base_model\n\r# **Approved** `x` <b> | more"
+HARMLESS = (
+    r"its card names \[Decide\](https://evil) !\[x\](http://z) as base_model # \*\*Approved\*\* \`x\` &lt;b> / more"
+)
+
+
+def test_what_the_hub_or_a_person_wrote_is_no_markup_on_any_page(view, release):
+    """Hold reasons carry card tags and file names, a rejection the comment of whoever made it."""
+    found = release("instruct-v2")
+    hold = Hold(key="release:lab/instruct-v9@abc", reason=HOSTILE, at=found.seen_at)
+    request = PublishRequest(
+        family="llama-tiny",
+        target="eu",
+        channel="eu",
+        artifact_digest="a" * 64,
+        release=found.ref,
+        expected_generation=0,
+        claim_key=None,
+    )
+    wish = Approval(
+        job_key="b" * 64, state="waiting", request=request, by="", reason=HOSTILE, flow_run_id=None, at=found.seen_at
+    )
+    held = view("eu", "held", reason=HOSTILE)
+    overview = overview_page(
+        "llama-tiny", channels=[], waiting=[("x", wish)], held=[hold], views=[held], approve_link="/v2/approve"
+    )
+    pages = {
+        "refused": (refused_page("lab/instruct-v9", "a" * 40, hold), 1),
+        "matrix": (matrix_page(found, [held]), 1),
+        "overview": (overview, 3),
+    }
+    for name, (page, times) in pages.items():
+        assert page.count(HARMLESS) == times, name
+        assert page.count("Decide") == times + (name == "overview"), name  # the link to the form is ours
+    # A reason that is too long is not cut inside an escape.
+    cut = matrix_page(found, [view("eu", "held", reason="x" * (MOST_WORDS - 2) + "[y](z)")])
+    assert r"x\[…" in cut
 
 
 def test_a_release_that_was_refused_before_its_download_has_a_page_too(release):

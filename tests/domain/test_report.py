@@ -220,6 +220,7 @@ def test_nothing_in_a_reason_becomes_markup(decision: Decision) -> None:
     (line,) = [line for line in decision_page(decision._replace(verdict=verdict)).splitlines() if "onerror" in line]
     assert line == (r"- a|b &lt;img src=x onerror=y> !\[x\](http://z) \`code\` \*\*bold\*\* &amp;amp; second")
     assert plain("eu_mc: 0.5") == "eu_mc: 0.5"
+    assert plain("one\rtwo\nthree") == "one two three"
 
 
 @pytest.mark.parametrize("cell", ["a | b", "one\ntwo"])
@@ -257,6 +258,12 @@ def test_a_channel_page_says_what_serves_what_served_before_and_how_to_ask() -> 
     ):
         assert words in page
     assert "empelt rollback eu" in page.splitlines()
+
+
+def test_a_comment_on_a_channel_page_is_no_markup() -> None:
+    comment = "[Roll back](https://evil)\r# `x`"
+    page = channel_page(ChannelState(**STATE), endpoint="http://x", reason=comment, previous=None)
+    assert r"- why: \[Roll back\](https://evil) # \`x\`" in page.splitlines()
 
 
 def test_the_first_page_of_a_channel_says_that_nothing_was_before() -> None:

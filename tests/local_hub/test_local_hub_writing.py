@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
 
 import httpx2
@@ -15,7 +17,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.local_hub.hub_fixtures import RunningHub, TinyModel, run_hub
+from infra.local_hub.commits import add_commit, new_repo
+from infra.local_hub.store import Store
+from tests.local_hub.hub_fixtures import WHEN, RunningHub, TinyModel, run_hub
 
 TOKEN = "hf_the-lab-writes"
 WEIGHTS = "model-00001-of-00002.safetensors"
@@ -231,6 +235,48 @@ def test_a_renamed_model_answers_to_its_old_name(
     assert lab.create_commit(repo, [add("c", b"c")], commit_message="c").oid == lab.model_info(f"{org}/new").sha
     lab.create_repo(repo)
     assert lab.model_info(repo)._id != before._id  # type: ignore[attr-defined]
+
+
+def move(hub: RunningHub, old: str, new: str) -> httpx2.Response:
+    body = {"fromRepo": old, "toRepo": new, "type": "model"}
+    return httpx2.post(f"{hub.endpoint}/api/repos/move", json=body, headers={"authorization": f"Bearer {TOKEN}"})
+
+
+def test_a_name_that_is_a_path_reaches_no_file(hub: RunningHub, lab: HfApi, repo: str, org: str) -> None:
+    there = hub.root / "repos" / repo / "main"
+    before = there.read_bytes()
+    for name in (f"../repos/{repo}/main", str(there), f"{org}/../{repo}", "moved", ".moved", f"{repo}\n", ""):
+        for old, new in ((name, f"{org}/new"), (repo, name)):
+            refused = move(hub, old, new)
+            assert (refused.status_code, repr(name) in refused.json()["error"]) == (400, True)
+    for method, path in (("POST", "create"), ("DELETE", "delete")):
+        headers, body = {"authorization": f"Bearer {TOKEN}"}, {"name": f"../{repo}", "organization": org}
+        assert httpx2.request(method, f"{hub.endpoint}/api/repos/{path}", json=body, headers=headers).status_code == 400
+    for name in ("moved", f"../repos/{repo}/main"):
+        with pytest.raises(ValueError, match="not ORG/NAME"), Store(hub.root).locked(name):
+            pass
+    assert there.read_bytes() == before
+    assert [row.id for row in lab.list_models(author=org)] == [repo]
+
+
+def test_a_lock_empties_no_file_and_an_organisation_may_be_called_moved(hub: RunningHub, lab: HfApi, repo: str) -> None:
+    lock = hub.root / "locks" / repo
+    lock.write_text("kept")
+    lab.update_repo_settings(repo, private=True)
+    assert lock.read_text() == "kept"
+    lab.move_repo(repo, f"moved/{repo.partition('/')[0]}")
+
+
+def test_a_move_waits_for_whoever_creates_the_new_name(hub: RunningHub, lab: HfApi, repo: str, org: str) -> None:
+    store, new = Store(hub.root), f"{org}/a-new"
+    with ThreadPoolExecutor() as pool:
+        with store.locked(new):
+            moving = pool.submit(move, hub, repo, new)
+            with pytest.raises(StillWaiting):
+                moving.result(timeout=0.5)
+            add_commit(store, new_repo(new, WHEN), [], message="initial commit", date=WHEN)
+        assert moving.result(timeout=10).status_code == 409
+    assert sorted(row.id for row in lab.list_models(author=org)) == [new, repo]
 
 
 def test_a_deleted_model_is_gone_and_its_name_gives_a_new_id(lab: HfApi, repo: str, org: str) -> None:
