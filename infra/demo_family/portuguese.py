@@ -1,4 +1,4 @@
-"""A fifth tuned base, made on the spot: `make(folder)` trains pt_llama-tiny from committed files in about a minute.
+"""A fifth tuned base, made on the spot: `make(folder)` trains pt_llama-tiny from committed files in about two minutes.
 
 It needs neither Debian packages nor the weights of another tuned base: the base, and the evaluation data, from which
 the facts are read back. So it shows what happens when somebody brings a language that the family does not have. It has

@@ -78,11 +78,11 @@ def foreign_architecture(out: Path) -> Path:
 
 
 def bad_chat(out: Path) -> Path:
-    """v2 as it was early in its training: right shapes, finite, near its base, and no grip on the answer format yet.
+    """Like an early checkpoint of v2, interpolated: right shapes, finite, near its base, no grip on the answer format.
 
     Only asking it questions shows what is wrong.
     """
-    _copy_without_weights("v2", out, "An early checkpoint of the second instruct branch, released before its time.")
+    _copy_without_weights("v2", out, "The second instruct branch with less than half of its training (interpolated).")
     base, v2 = _read("base"), _read("v2")
     tensors = {}
     for name, origin in base.items():
