@@ -57,7 +57,7 @@ def forms(catalog: Catalog, ledger: Ledger) -> dict[str, Form]:
         for channel in channels
         for p in ledger.promotions(channel)[:MOST_SERVED]
     ]
-    waiting = [name_of(wish) for wish in ledger.awaiting_approval()]
+    waiting = list(dict.fromkeys(name_of(wish) for wish in ledger.awaiting_approval()))
     refs = [f"{release.ref.repo_id}@{release.ref.revision}" for release in releases]
     return {
         "remerge-release/by-hand-or-watch": partial(remerge_form, families=families, releases=refs),

@@ -15,6 +15,8 @@ def name_of(waiting: Approval) -> str:
 def find_waiting(text: str) -> Approval:
     """The one that ``text`` names: its name as listed, or the beginning of its artifact's digest or job's key.
 
+    The newest, where one artifact waits for one channel as several jobs: its gate was edited meanwhile.
+
     Raises:
         InputError: if none or several do; all that wait are listed.
     """
@@ -25,9 +27,9 @@ def find_waiting(text: str) -> Approval:
         w for w in all_of_them if wanted and any(k.startswith(wanted) for k in (w.request.artifact_digest, w.job_key))
     ]
     found = named or keys
-    if len(found) != 1:
+    if len({(w.request.channel, w.request.artifact_digest) for w in found}) != 1:
         meant = "names no candidate that waits" if not found else "names several candidates"
         raise InputError(
             f"{text!r} {meant} for approval; give one of these", problems=[name_of(w) for w in all_of_them] or ["none"]
         )
-    return found[0]
+    return found[-1]

@@ -80,7 +80,8 @@ class Approval(Noun):
     """A candidate that passed and waits for a person, or what was decided about it."""
 
     job_key: Digest
-    state: Literal["waiting", "published", "rejected"]
+    state: Literal["waiting", "published", "rejected", "superseded"]
+    """``superseded``: the same artifact was asked for again, or decided, as another job: its gate was edited."""
     request: PublishRequest
     """As judged: the generation and the live model may have moved since."""
     by: str

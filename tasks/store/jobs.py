@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Row, Select, and_, desc, func, insert, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, desc, func, insert, select
 
 from tasks.domain.errors import InputError
 from tasks.domain.jobs import Job, PublishRequest
@@ -98,6 +98,8 @@ class JobFacts(Database):
     def ask_approval(self, request: PublishRequest, reason: str, flow_run_id: str | None = None) -> bool:
         """Record that a candidate waits for a decision; False if this artifact waits already.
 
+        It waits once: where it waits for the same channel as another job (its gate was edited), that one is superseded.
+
         Raises:
             InputError: if the request names no job.
         """
@@ -107,6 +109,7 @@ class JobFacts(Database):
             last = connection.execute(_last_approval(request.claim_key)).first()
             if last is not None and last.state == "waiting" and last.artifact_digest == request.artifact_digest:
                 return False
+            _supersede_others(connection, request.claim_key, request, "was asked for again as", self._now())
             values = _approval_values(request.claim_key, "waiting", request, reason)
             connection.execute(insert(approvals).values(**values, flow_run_id=flow_run_id, by="", at=self._now()))
             return True
@@ -114,15 +117,19 @@ class JobFacts(Database):
     def decide(self, job_key: Digest, state: str, *, by: str, reason: str, flow_run_id: str | None = None) -> Approval:
         """Record what a person decided about a waiting candidate: ``published`` or ``rejected``.
 
+        It may have been superseded while the decision was carried out: what was decided is then true all the same.
+
         Raises:
             InputError: if nothing waits under this key: somebody else has decided.
         """
         with self._write() as connection:
             last = connection.execute(_last_approval(job_key)).first()
-            if last is None or last.state != "waiting":
+            if last is None or last.state not in ("waiting", "superseded"):
                 told = "was never asked for" if last is None else f"{last.state} by {last.by or 'nobody'} at {last.at}"
                 raise InputError(f"no candidate of job {job_key[:12]} waits for a decision: it {told}")
-            values = _approval_values(job_key, state, PublishRequest.model_validate(last.request), reason)
+            request = PublishRequest.model_validate(last.request)
+            _supersede_others(connection, job_key, request, f"was {state} as", self._now())
+            values = _approval_values(job_key, state, request, reason)
             connection.execute(insert(approvals).values(**values, flow_run_id=flow_run_id, by=by, at=self._now()))
             return _approval(connection.execute(_last_approval(job_key)).one())
 
@@ -134,14 +141,28 @@ class JobFacts(Database):
 
     def awaiting_approval(self) -> list[Approval]:
         """Every candidate that waits for a person, oldest first."""
-        newest = select(func.max(approvals.c.id)).group_by(approvals.c.job_key)
-        asked = select(approvals).where(and_(approvals.c.id.in_(newest), approvals.c.state == "waiting"))
         with self._read() as connection:
-            return [_approval(row) for row in connection.execute(asked.order_by(approvals.c.id))]
+            return [_approval(row) for row in connection.execute(_all_waiting())]
 
 
 def _last_approval(job_key: str) -> Select[Any]:
     return select(approvals).where(approvals.c.job_key == job_key).order_by(desc(approvals.c.id)).limit(1)
+
+
+def _all_waiting() -> Select[Any]:
+    newest = select(func.max(approvals.c.id)).group_by(approvals.c.job_key)
+    asked = select(approvals).where(and_(approvals.c.id.in_(newest), approvals.c.state == "waiting"))
+    return asked.order_by(approvals.c.id)
+
+
+def _supersede_others(connection: Connection, job_key: str, request: PublishRequest, how: str, at: datetime) -> None:
+    """End the waiting of the same artifact for the same channel under other jobs."""
+    for row in connection.execute(_all_waiting()).all():
+        other = PublishRequest.model_validate(row.request)
+        same = (other.channel, other.artifact_digest) == (request.channel, request.artifact_digest)
+        if same and row.job_key != job_key:
+            values = _approval_values(row.job_key, "superseded", other, f"{how} job {job_key[:12]}")
+            connection.execute(insert(approvals).values(**values, by="", at=at))
 
 
 def _approval_values(job_key: str, state: str, request: PublishRequest, reason: str) -> dict[str, Any]:

@@ -37,6 +37,28 @@ def test_a_candidate_waits_until_one_person_has_decided(ledger, samples):
     assert ledger.approval(job.key).by == "Ane"
 
 
+def test_an_artifact_waits_once_for_a_channel_also_when_its_gate_was_edited(ledger, samples):
+    old, new, digest = samples.job(gate="loose"), samples.job(gate="strict"), samples.digest("merged")
+    ledger.ask_approval(samples.request(old, digest), "stronger")
+    elsewhere = samples.request(samples.job(gate="third"), digest).model_copy(update={"channel": "other"})
+    ledger.ask_approval(elsewhere, "stronger")
+    assert ledger.ask_approval(samples.request(new, digest), "stronger")
+    assert [w.job_key for w in ledger.awaiting_approval()] == [elsewhere.claim_key, new.key]
+    ended = ledger.approval(old.key)
+    assert (ended.state, ended.reason) == ("superseded", f"was asked for again as job {new.key[:12]}")
+    assert ledger.ask_approval(samples.request(old, digest), "stronger")  # the gate as it was before
+    assert [w.job_key for w in ledger.awaiting_approval()] == [elsewhere.claim_key, old.key]
+
+
+def test_a_decision_that_was_under_way_when_it_was_superseded_counts_and_ends_the_other(ledger, samples):
+    old, new, digest = samples.job(gate="loose"), samples.job(gate="strict"), samples.digest("merged")
+    for job in (old, new):
+        ledger.ask_approval(samples.request(job, digest), "stronger")
+    assert ledger.decide(old.key, "published", by="Ane", reason="").state == "published"
+    assert ledger.awaiting_approval() == []
+    assert ledger.approval(new.key).reason == f"was published as job {old.key[:12]}"
+
+
 def test_nothing_is_decided_that_was_not_asked_for(ledger, samples):
     with pytest.raises(InputError, match="was never asked for"):
         ledger.decide(samples.job().key, "published", by="Ane", reason="")

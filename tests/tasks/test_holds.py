@@ -9,6 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Cancelling
+from sqlalchemy import insert
 
 from tasks import doors
 from tasks.approve import decide, how_it_stands, open_approval
@@ -23,6 +24,7 @@ from tasks.ledger import lift_hold, take_claim, unclaimed
 from tasks.settings import settings
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
+from tasks.store.tables import approvals
 from tasks.waiting import find_waiting, name_of
 
 V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
@@ -291,6 +293,21 @@ def test_what_waits_is_neither_due_nor_retried(ledger: Ledger, job: Job, waiting
 @pytest.mark.parametrize("text", ["instruct-v2 x eu (aaaaaaaaaaaa)", "aaaaaaaa"])
 def test_a_candidate_is_found_by_its_name_or_its_digest(waiting: str, text: str):
     assert name_of(find_waiting(text)) == waiting
+
+
+def test_of_two_that_waited_under_one_name_the_newest_is_meant_and_decides_both(ledger: Ledger, job: Job, waiting: str):
+    edited = job.model_copy(update={"gate_digest": "8" * 64})
+    ledger.record_job(edited)
+    (first,) = ledger.awaiting_approval()
+    row = {"job_key": edited.key, "state": "waiting", "artifact_digest": "a" * 64, "reason": "stronger", "by": ""}
+    request = first.request.model_copy(update={"claim_key": edited.key}).model_dump(mode="json")
+    with ledger._write() as connection:  # as ledgers hold it in which asking did not supersede yet
+        connection.execute(insert(approvals).values(**row, request=request, at=datetime.now(UTC)))
+    assert [name_of(wish) for wish in ledger.awaiting_approval()] == [waiting, waiting]
+    wish, found = open_approval.fn(waiting, "reject")
+    assert found == edited
+    decide(wish, "rejected", "Ane", "too chatty")
+    assert ledger.awaiting_approval() == []
 
 
 @pytest.mark.parametrize("text", ["", "instruct-v3 x eu", "bbbb"])
