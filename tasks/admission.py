@@ -83,18 +83,33 @@ def admit(family: Family, state: RepoState, now: datetime) -> Release:
     found = examine(family, state, now, by_hand=True)
     if found.verdict != "release":
         raise ModelRefused(found.reason)
-    return release_of(family, state, found, now)
+    return _release(family, found, state.last_modified, now)
 
 
 def release_of(family: Family, state: RepoState, found: Recognition, now: datetime) -> Release:
-    """The fact to record of a recognised release."""
+    """The fact to record of a release that a watch recognised.
+
+    One that was private while others came out is as new as its opening, of which the source tells no date: it is dated
+    by the last watch that did not find it, unless it has changed since. What the first watch by a rule finds keeps its
+    own date, and so does a name that was registered again, since nobody knows when a person came to trust it.
+    """
+    ledger, rule = open_ledger(), family.instruct.model_dump_json()
+    first = ledger.first_seen(state.repo_id, state.internal_id, state.sha) or now
+    before = ledger.watched_before(family.family, rule, first)
+    by_name = ledger.repo_seen(state.repo_id)
+    if before is None or (by_name is not None and by_name.internal_id != state.internal_id):
+        return _release(family, found, state.last_modified, now)
+    return _release(family, found, max(state.last_modified, before), now)
+
+
+def _release(family: Family, found: Recognition, released_at: datetime, now: datetime) -> Release:
     if found.content_digest is None:
         raise ModelRefused(f"{found.ref}: its files were not looked at, so it is not a release yet")
     return Release(
         family=family.family,
         ref=found.ref,
         content_digest=found.content_digest,
-        released_at=state.last_modified,
+        released_at=released_at,
         seen_at=now,
     )
 

@@ -50,6 +50,7 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
             reason = held.get(hold_key(state.ref))
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
                 _note(family, state, examine(family, state, now, rescan=full_rescan), now)
+        ledger.record_watch(family_name, family.instruct.model_dump_json(), now)  # only now: all of it was looked at
     _lift_moot(family, {state.repo_id: state for state in states})
     return ledger.releases(family_name)
 
@@ -71,8 +72,9 @@ def _note(family: Family, state: RepoState, found: Recognition, now: datetime) -
     if found.verdict == "held" or found.cause == "unfinished":
         ledger.record_hold(key, told)
     seen = ledger.repo_seen(state.repo_id)
-    # Its id is remembered from the first sight on; one that replaced another is not, until a person trusts it.
-    if found.cause != "identity" and (
+    # Its id is remembered from the first sight on; one that replaced another is not, until a person trusts it. What is
+    # private has not been seen yet: whoever watches without a token does not see it either.
+    if found.cause not in ("identity", "private") and (
         seen is None or (seen.internal_id, seen.revision) != (state.internal_id, state.sha)
     ):
         ledger.record_repo_state(state.repo_id, state.internal_id, state.sha, None, now)

@@ -42,7 +42,8 @@ class Release(Noun):
     content_digest: Digest
     """Of the files that matter; a README-only commit changes the revision and not this."""
     released_at: datetime
-    """When the source says that it last changed; orders releases of one family."""
+    """When the source says that it last changed, or the last watch that did not find it if that was later; orders
+    releases of one family."""
     seen_at: datetime
 
 

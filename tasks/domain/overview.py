@@ -42,7 +42,7 @@ def matrix_page(release: Release, views: Sequence[JobView]) -> str:
         f"# {release.ref.slug}: {len(views)} target{'' if len(views) == 1 else 's'}",
         "",
         f"`{release.ref.repo_id}@{release.ref.revision}`, a release of **{release.family}**. "
-        f"Changed last {_when(release.released_at)}, seen {_when(release.seen_at)}.",
+        f"Released {_when(release.released_at)}, seen {_when(release.seen_at)}.",
         "",
         "| target | stands | verdict | in its language (strict) | other critical slices | run |",
         "|---|---|---|---|---|---|",
@@ -132,7 +132,8 @@ def _durations(views: Sequence[JobView]) -> list[str]:
         *lines,
         "Each figure is the time since the step before it, by the moments that the ledger has recorded; a dash is a "
         "step that was not made, or was made earlier (a model fetched, merged or measured once is not done again). "
-        "`released` is when the Hub says that the repository last changed, `visible` when the gateway routed by it.",
+        "`released` is when the Hub says that the repository last changed, or, of one that was opened later, the last "
+        "watch that did not find it; `visible` when the gateway routed by it.",
     ]
 
 

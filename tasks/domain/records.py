@@ -63,7 +63,7 @@ class StageTimes(Noun):
     """When each step of a job was recorded, in the order of the steps; None where it was not."""
 
     released: AwareDatetime
-    """When the Hub says that the release last changed."""
+    """When the Hub says that it last changed; of one that was opened later, the last watch that did not find it."""
     seen: AwareDatetime
     started: AwareDatetime | None = None
     fetched: AwareDatetime | None = None

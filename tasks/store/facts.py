@@ -4,14 +4,14 @@ import logging
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, and_, desc, insert, select
+from sqlalchemy import ColumnElement, Row, Select, and_, desc, func, insert, select
 
 from tasks.domain.errors import ModelRefused
 from tasks.domain.lineage import Lineage
 from tasks.domain.models import Artifact, Digest, ModelRef, Release
 from tasks.domain.records import RepoState
 from tasks.store.database import Database
-from tasks.store.tables import artifacts, fetches, merges, releases, repo_states
+from tasks.store.tables import artifacts, fetches, merges, releases, repo_states, watches
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,52 @@ class ModelFacts(Database):
             row = connection.execute(found.order_by(desc(repo_states.c.id)).limit(1)).first()
             return None if row is None else _repo_state(row)
 
+<<<<<<< HEAD
     def repos_with(self, content_digest: Digest) -> set[str]:
         """Every repository that was ever seen with these files."""
         with self._read() as connection:
             asked = select(repo_states.c.repo_id).where(repo_states.c.content_digest == content_digest)
             return set(connection.scalars(asked))
+=======
+    def first_seen(self, repo_id: str, internal_id: str, sha: str) -> datetime | None:
+        """When this revision of the repository was recorded first, under whatever name, or None if it never was."""
+        same = repo_states.c.internal_id == internal_id if internal_id else repo_states.c.repo_id == repo_id
+        with self._read() as connection:
+            found = select(func.min(repo_states.c.at)).where(same, repo_states.c.revision == sha)
+            first: datetime | None = connection.scalar(found)
+            return first
+
+    def record_watch(self, family: str, rule: str, at: datetime) -> bool:
+        """Record that at ``at`` all that ``rule`` finds was listed and noted.
+
+        False, and no new row, if the rule is the same and nothing at all was noted since the last row: so there are
+        never more of them than there is news.
+        """
+        newest = select(watches).where(watches.c.family == family).order_by(desc(watches.c.id)).limit(1)
+        with self._write() as connection:
+            last = connection.execute(newest).first()
+            if last is not None and last.rule == rule:
+                news = select(repo_states.c.id).where(repo_states.c.at > last.at).limit(1)
+                if connection.execute(news).first() is None:
+                    return False
+            connection.execute(insert(watches).values(family=family, rule=rule, at=at))
+            return True
+
+    def watched_before(self, family: str, rule: str, at: datetime) -> datetime | None:
+        """The last recorded watch of ``family`` before ``at``; None if none was by this rule, or another came between.
+
+        What a new rule finds need not be new: only what it did not find at one time and does at the next.
+        """
+        other = select(func.coalesce(func.max(watches.c.id), 0)).where(
+            watches.c.family == family, watches.c.rule != rule
+        )
+        with self._read() as connection:
+            found = select(func.max(watches.c.at)).where(
+                watches.c.family == family, watches.c.id > other.scalar_subquery(), watches.c.at < at
+            )
+            last: datetime | None = connection.scalar(found)
+            return last
+>>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 
     # --- artifacts ---------------------------------------------------------------------------------------------------
     def record_artifact(self, merge_key: Digest, artifact: Artifact, lineage: Lineage, seconds: float) -> bool:

@@ -72,6 +72,14 @@ repo_states = Table(
     Column("content_digest", String),
     Column("at", Utc, nullable=False),
 )
+watches = Table(
+    "watches",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("family", String, nullable=False, index=True),
+    Column("rule", String, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 artifacts = Table(
     "artifacts",
     metadata,
@@ -218,7 +226,7 @@ acknowledgements = Table(
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
-    *("jobs", "approvals", "acknowledgements"),
+    *("jobs", "approvals", "acknowledgements", "watches"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

@@ -44,6 +44,42 @@ def test_the_last_state_of_a_repository_is_remembered_and_equal_ones_add_no_row(
     assert _count(ledger, "repo_states") == 2
 
 
+def test_a_watch_is_recorded_when_there_is_news_and_counts_for_its_own_rule(ledger, clock):
+    begun = clock()
+    assert ledger.watched_before("tiny", "rule", begun) is None
+    assert ledger.record_watch("tiny", "rule", begun)
+    assert ledger.watched_before("tiny", "rule", begun) is None  # before, and not at
+    clock.forward(60)
+    assert not ledger.record_watch("tiny", "rule", clock())
+    assert ledger.watched_before("tiny", "rule", clock()) == begun
+    assert ledger.watched_before("tiny", "wider", clock()) is None
+    assert ledger.watched_before("other", "rule", clock()) is None
+    ledger.record_repo_state("lab/m", "id-1", "a" * 40)
+    news = clock()
+    assert ledger.record_watch("tiny", "rule", news)
+    assert not ledger.record_watch("tiny", "rule", news)
+    clock.forward(60)
+    assert ledger.watched_before("tiny", "rule", clock()) == news
+    assert ledger.record_watch("tiny", "wider", clock())
+    clock.forward(60)
+    assert ledger.watched_before("tiny", "rule", clock()) is None
+    assert ledger.record_watch("tiny", "rule", clock())
+    assert ledger.watched_before("tiny", "rule", clock()) is None  # what a rule missed meanwhile is not known
+
+
+def test_a_revision_was_seen_first_under_whatever_name(ledger, clock):
+    first = clock()
+    ledger.record_repo_state("lab/m", "id-1", "a" * 40)
+    clock.forward(60)
+    ledger.record_repo_state("lab/n", "id-1", "a" * 40)
+    ledger.record_repo_state("lab/x", "", "c" * 40)
+    assert ledger.first_seen("lab/n", "id-1", "a" * 40) == first
+    assert ledger.first_seen("lab/m", "id-2", "a" * 40) is None
+    assert ledger.first_seen("lab/m", "id-1", "b" * 40) is None
+    assert ledger.first_seen("lab/x", "", "c" * 40) == clock()
+    assert ledger.first_seen("lab/y", "", "c" * 40) is None
+
+
 def test_a_merge_is_found_by_its_key_with_the_lineage_that_made_it(ledger, samples):
     key, lineage = samples.digest("key"), samples.lineage()
     assert ledger.artifact_for(key) is None
@@ -154,6 +190,7 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
     ledger.record_verdict("k", "job", "passed", {})
     ledger.record_job_end("job", "kept", "")
     ledger.record_hold("a", "")
+    ledger.record_watch("tiny", "rule", samples.release().seen_at)
     ledger.switch_channel(
         "eu",
         digest=samples.digest("merged"),

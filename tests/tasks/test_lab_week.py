@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD
 from deployments.planning import plan_family, releases_now
+=======
+from deployments.planning import releases_now
+>>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 from tasks import doors
 from tasks.admission import examine, resolve
 from tasks.backfill import plan_steps
 from tasks.domain.errors import HubUnavailable, ModelRefused
+<<<<<<< HEAD
 from tasks.jobs import open_job
 from tasks.pages import views_of
+=======
+from tasks.domain.models import Release
+>>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 from tasks.plan import plan_due
 from tasks.sources.failures import HubBusy
 from tests.local_hub.hub_fixtures import RunningHub, TinyModel, run_hub, trained
@@ -91,6 +99,7 @@ def test_an_upload_in_stages_waits_with_its_reason_until_it_is_whole(lab: Lab) -
 def test_a_repository_that_was_private_is_recognised_though_it_is_old(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And it is due, though what is served changed after it: nobody could have had it before."""
     newer = lab.release("instruct-v1", steps=1)
     lab.api.create_repo(lab.repo("instruct-v2"), private=True)
     hidden = lab.release("instruct-v2", steps=2)
@@ -100,10 +109,75 @@ def test_a_repository_that_was_private_is_recognised_though_it_is_old(
     lab.watch_as(TOKEN, monkeypatch)  # who may see it still waits: its owner has not released it
     assert len(lab.watch()) == 2
     lab.watch_as("", monkeypatch)
+    serve(lab, "instruct-v3")
     lab.api.update_repo_settings(lab.repo("instruct-v2"), private=False)
     assert lab.api.model_info(lab.repo("instruct-v2")).created_at == made
+    (planned,) = [release for release in releases_now(doors.open_catalog().family(FAMILY))[0] if is_v2(release)]
     assert f"instruct-v2@{hidden}" in lab.watch().values()
     assert lab.holds() == {}
+    (release,) = [release for release in doors.open_ledger().releases(FAMILY) if is_v2(release)]
+    changed = lab.api.model_info(lab.repo("instruct-v3")).last_modified
+    assert release.released_at == planned.released_at  # `empelt plan` dates alike
+    assert changed is not None
+    assert changed < release.released_at < release.seen_at
+    assert standings() == {"instruct-v1": "superseded", "instruct-v2": "due", "instruct-v3": "done"}
+
+
+def is_v2(release: Release) -> bool:
+    return release.ref.slug == "instruct-v2"
+
+
+def serve(lab: Lab, name: str) -> None:
+    """The release of this name becomes what channel eu serves."""
+    ledger = doors.open_ledger()
+    plan_due.fn(FAMILY, ledger.releases(FAMILY))
+    (fact,) = [fact for fact in ledger.jobs(FAMILY) if fact.job.release.ref.slug == name]
+    names = {"target": "eu", "family": FAMILY, "reason": "test"}
+    ledger.switch_channel("eu", digest="a" * 64, release=fact.job.release.ref, expected_generation=0, **names)
+    ledger.record_job_end(fact.job_key, "published", "Stronger.", "a" * 64)
+
+
+def standings() -> dict[str, str]:
+    """Name of each release on record -> how it stands."""
+    rows = plan_due.fn(FAMILY, doors.open_ledger().releases(FAMILY))
+    return {row.release.ref.slug: row.standing for row in rows}
+
+
+def test_what_is_found_late_for_another_reason_keeps_its_own_date(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first watch, one that was broken off, a wider pattern: old releases do not become new by them."""
+    lab.release("instruct-v1", steps=1)
+    lab.release("other-v2", steps=2)
+    lab.release("instruct-v3", steps=3)
+    lab.hub.pull("failures", status=429, count=1, path="/instruct-v3/", retry_after=290)
+    monkeypatch.setattr("tasks.hub.LONGEST_PAUSE_SECONDS", 0.0)
+    with pytest.raises(HubBusy):
+        lab.watch()
+    assert len(doors.open_ledger().releases(FAMILY)) == 1
+    lab.watch()
+    serve(lab, "instruct-v3")
+    catalog = lab.tmp_path / "catalog" / f"{FAMILY}.yaml"
+    catalog.write_text(catalog.read_text().replace("/instruct-v", "/(instruct|other)-v"))
+    doors.open_catalog.cache_clear()
+    assert len(lab.watch()) == 3
+    for release in doors.open_ledger().releases(FAMILY):
+        assert release.released_at == lab.api.model_info(release.ref.repo_id).last_modified
+    assert standings() == {"instruct-v1": "superseded", "other-v2": "superseded", "instruct-v3": "done"}
+
+
+def test_a_release_that_waited_is_dated_by_its_first_sight(lab: Lab) -> None:
+    """Two come between two watches, the older one is mended by access alone: it stays the older one."""
+    lab.release("instruct-v1", steps=1)
+    lab.watch()
+    lab.release("instruct-v2", steps=2)
+    lab.api.update_repo_settings(lab.repo("instruct-v2"), gated="auto")
+    lab.release("instruct-v3", steps=3)
+    assert len(lab.watch()) == 2
+    lab.release("instruct-v4", steps=4)
+    lab.watch()
+    lab.api.update_repo_settings(lab.repo("instruct-v2"), gated=False)
+    assert len(lab.watch()) == 4
+    order = [release.ref.slug for release in doors.open_ledger().releases(FAMILY)]
+    assert order == ["instruct-v1", "instruct-v2", "instruct-v3", "instruct-v4"]
 
 
 def test_a_renamed_repository_is_known_under_its_new_name(lab: Lab) -> None:
