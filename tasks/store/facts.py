@@ -95,13 +95,12 @@ class ModelFacts(Database):
             row = connection.execute(found.order_by(desc(repo_states.c.id)).limit(1)).first()
             return None if row is None else _repo_state(row)
 
-<<<<<<< HEAD
     def repos_with(self, content_digest: Digest) -> set[str]:
         """Every repository that was ever seen with these files."""
         with self._read() as connection:
             asked = select(repo_states.c.repo_id).where(repo_states.c.content_digest == content_digest)
             return set(connection.scalars(asked))
-=======
+
     def first_seen(self, repo_id: str, internal_id: str, sha: str) -> datetime | None:
         """When this revision of the repository was recorded first, under whatever name, or None if it never was."""
         same = repo_states.c.internal_id == internal_id if internal_id else repo_states.c.repo_id == repo_id
@@ -140,7 +139,6 @@ class ModelFacts(Database):
             )
             last: datetime | None = connection.scalar(found)
             return last
->>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 
     # --- artifacts ---------------------------------------------------------------------------------------------------
     def record_artifact(self, merge_key: Digest, artifact: Artifact, lineage: Lineage, seconds: float) -> bool:

@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
 from deployments.planning import plan_family, releases_now
-=======
-from deployments.planning import releases_now
->>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 from tasks import doors
 from tasks.admission import examine, resolve
 from tasks.backfill import plan_steps
 from tasks.domain.errors import HubUnavailable, ModelRefused
-<<<<<<< HEAD
+from tasks.domain.models import Release
 from tasks.jobs import open_job
 from tasks.pages import views_of
-=======
-from tasks.domain.models import Release
->>>>>>> 888f4f9dd853d14d4b4932cce4ff8a6dd5231be1
 from tasks.plan import plan_due
 from tasks.sources.failures import HubBusy
 from tests.local_hub.hub_fixtures import RunningHub, TinyModel, run_hub, trained
