@@ -37,9 +37,10 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
             return Completed(name="AlreadyDecided", message=told)
         if standing == "live":
             state = publish_model(waiting.request)  # switches nothing: it waits until the gateway has said so
-            record_decision(waiting, "published", by, told)
-            name = "Published" if decision == "publish" else "Refused"
-            return Completed(name=name, message=f"{state.channel} serves it already, as {told}")
+            wanted = decision == "publish"
+            record_decision(waiting, "published", by if wanted else "an earlier run", told)
+            message = f"{state.channel} serves it already, as {told}"
+            return Completed(name="Published" if wanted else "Refused", message=message)
         if decision == "reject":
             record_decision(waiting, "rejected", by, comment)
             return Completed(name="Rejected", message=f"rejected by {by}: {comment}")
