@@ -1,23 +1,31 @@
 """A person adds Portuguese: a few lines of one YAML, and one command. The base is made on the spot, the Hub is real."""
 
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from prefect.logging import disable_run_logger
+from safetensors.torch import load_file
 
 from deployments.adding import add, as_text
+from infra.demo_family import portuguese
 from tasks.backfill import plan_steps, turn
 from tasks.domain.due import PlanRow
 from tasks.domain.jobs import run_name
-from tasks.doors import open_catalog, open_ledger
-from tasks.hub import find_releases
+from tasks.doors import open_catalog, open_ledger, open_source
+from tasks.engine.__main__ import main as engine
+from tasks.hub import fetch_model, find_releases
+from tasks.merge import _engine_config as engine_config
 from tasks.plan import plan_due
-from tasks.settings import Settings
-from tests.deployments.conftest import FAMILY_FILE
-from tests.local_hub.hub_fixtures import RunningHub
+from tasks.settings import Settings, settings
+from tests.deployments.conftest import FAMILY_FILE, LAB, MODELS
+from tests.local_hub.hub_fixtures import RunningHub, run_hub
 
 PORTUGUESE = "empelt-demo/pt_llama-tiny"
 LINES = {
@@ -104,3 +112,72 @@ def test_a_backfill_brings_older_releases_first_and_none_that_is_older_than_what
     gate.write_text(gate.read_text().replace("0.05", "0.06"))
     open_catalog.cache_clear()
     assert brought(5) == [("v1", False), ("v2", True)]
+
+
+# --- the shipped family, with a fifth base that was really trained ------------------------------------------------------
+STEPS = 20
+"""Enough to differ from the base as training does; what `portuguese.make` makes by itself takes 400."""
+
+
+@pytest.fixture(scope="module")
+def shipped_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """What the shipped catalog names, with its newest release, and pt_llama-tiny trained on the spot."""
+    made = portuguese.make(tmp_path_factory.mktemp("trained") / "pt_llama-tiny", steps=STEPS)
+    tuned = [f"{code}_llama-tiny" for code in ("eu", "ca", "gl", "es")]
+    with run_hub(tmp_path_factory.mktemp("shipped-hub")) as hub:
+        for name in ("llama-tiny", *tuned, "llama-tiny-instruct-v2"):
+            hub.push(f"{LAB}/{name}", MODELS / name)
+        hub.push(PORTUGUESE, made)
+        yield hub
+
+
+@pytest.fixture
+def shipped(
+    installation: Settings, shipped_hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """The installation with a copy of the catalog that is shipped."""
+    catalog = shutil.copytree(ROOT / "deployments" / "catalog", tmp_path / "shipped")
+    monkeypatch.setenv("EMPELT_CATALOG", str(catalog))
+    monkeypatch.setenv("EMPELT_HUB_ENDPOINT", shipped_hub.endpoint)
+    for door in (settings, open_catalog, open_source):
+        door.cache_clear()
+    return settings()
+
+
+def test_a_fifth_language_joins_the_shipped_family_and_merges(
+    shipped: Settings, shipped_hub: RunningHub, tmp_path: Path
+):
+    path, before = shipped.catalog / "llama-tiny.yaml", watched()
+    written = path.read_text()
+    assert {row.target for row in before.values()} == {"eu", "ca", "gl", "es", "iberian"}
+    report = add(shipped, "llama-tiny", "pt", PORTUGUESE, like="eu", gate="", dry_run=False)
+
+    revision = (shipped_hub.root / "repos" / PORTUGUESE / "main").read_text()
+    assert (report["written"], report["parent"]["repo"]) == (True, f"{LAB}/llama-tiny")
+    assert report["parent"]["sigmas"] > 3
+    family = open_catalog().family("llama-tiny")
+    assert (family.tuned_bases["pt"].repo, family.tuned_bases["pt"].revision) == (PORTUGUESE, revision)
+    like, target = family.targets["eu"], family.targets["pt"]
+    assert (target.languages, target.channel) == (("pt",), "pt")
+    assert (target.recipe, target.gate) == (like.recipe, like.gate)
+    assert {"pt_chat", "pt_mc", "pt_bpb", "pt_text"} <= set(open_catalog().gate_of(target).benchmarks)
+    rest = iter(path.read_text())
+    assert all(letter in rest for letter in written)  # what was there is there, in its order
+
+    rows = watched()
+    new = rows.pop("llama-tiny-instruct-v2 x pt")
+    assert new.standing == "due"
+    assert {name: row.job_key for name, row in rows.items()} == {name: row.job_key for name, row in before.items()}
+
+    (fact,) = [fact for fact in open_ledger().jobs("llama-tiny") if fact.job_key == new.job_key]
+    with disable_run_logger():
+        parts = {i.role: fetch_model.fn(i.role, i.ref, i.digest) for i in fact.job.lineage.ingredients}
+    (tmp_path / "merge.json").write_text(json.dumps(engine_config(fact.job, parts), default=str))
+    assert engine([str(tmp_path / "merge.json"), str(tmp_path / "merged")]) == 0
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    instruct = load_file(MODELS / "llama-tiny-instruct-v2" / "model.safetensors")
+    assert {k: (t.shape, t.dtype) for k, t in merged.items()} == {k: (t.shape, t.dtype) for k, t in instruct.items()}
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in merged.values())
+    for name, tensor in merged.items():
+        if tensor.ndim > 1:  # moved towards Portuguese, and not far from where it was
+            assert 0 < (tensor.float() - instruct[name].float()).norm() < instruct[name].float().norm(), name
