@@ -115,7 +115,7 @@ def test_a_backfill_brings_older_releases_first_and_none_that_is_older_than_what
 
 
 # --- the shipped family, with a fifth base that was really trained ------------------------------------------------------
-STEPS = 20
+STEPS = 8
 """Enough to differ from the base as training does; what `portuguese.make` makes by itself takes 400."""
 
 
