@@ -47,7 +47,7 @@ def _gate(console: Console, report: dict[str, Any]) -> None:
 def _jobs(console: Console, report: dict[str, Any]) -> None:
     table = Table("release x target", "ended", "s", "why", title="What became of every release", title_justify="left")
     for job in report["jobs"]:
-        table.add_row(job["name"], job["ended"], str(job["seconds"] or ""), job["why"])
+        table.add_row(job["name"], job["ended"], str(job["push_to_end_seconds"] or ""), job["why"])
     if refusal := report["refusal"]:
         table.add_row(refusal["release"], "refused", "", shortly(refusal["reason"]))
     console.print(table)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments.demo_story import LLAMA
+from infra.demo_family.releases import RELEASES
 from tasks.domain.catalog import load_catalog
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Evaluation, FileDigest
@@ -33,14 +35,20 @@ def artifact_of(folder: Path) -> Artifact:
     return Artifact(digest=content_digest(files), folder=str(folder), files=files)
 
 
+def folder_of(model: str, scratch: Path) -> Path:
+    """Where a model is committed, or derived as the demo derives it."""
+    derived = LLAMA.derive.get(model)
+    return RELEASES[derived](scratch / model) if derived else FAMILY / "models" / model
+
+
 def family_of(model: str) -> str:
     return "qwen3-tiny" if "qwen3" in model else "llama-tiny"
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_shipped_scores_are_of_the_shipped_weights_suites_and_flags(model: str):
+def test_shipped_scores_are_of_the_shipped_weights_suites_and_flags(model: str, tmp_path: Path):
     family = load_catalog(ROOT / "deployments" / "catalog", [family_of(model)]).family(family_of(model))
-    artifact = artifact_of(FAMILY / "models" / model)
+    artifact = artifact_of(folder_of(model, tmp_path))
     for found in shipped(model):
         (benchmark,) = {score.benchmark for score in found.scores}
         serving = ServingProfile(**family.serving.model_dump()).facts(image=found.facts["image"])
