@@ -18,6 +18,7 @@ import json
 import math
 import struct
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -55,11 +56,18 @@ LONGEST_SECONDS = 900
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
-    """JSON from a server, and the answer's headers in lower case."""
+    """JSON from a server, and the answer's headers in lower case; again while Prefect is too busy (503)."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response), {name.lower(): value for name, value in response.headers.items()}
+    for patience in range(30, -1, -1):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response), {name.lower(): value for name, value in response.headers.items()}
+        except urllib.error.HTTPError as refusal:
+            if refusal.code != 503 or not patience:
+                raise
+            time.sleep(1)
+    raise AssertionError("unreachable")
 
 
 def digest_of(folder: Path) -> str:

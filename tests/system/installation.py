@@ -29,7 +29,19 @@ class Answer:
 
 
 def ask(url: str, body: dict[str, Any] | None = None, seconds: float = 60) -> Answer:
-    """One request; refusals are answers too."""
+    """One request; refusals are answers too.
+
+    Again while Prefect is too busy to write (503, `database is locked` on SQLite), as Prefect's own client does.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        answer = _ask_once(url, body, seconds)
+        if answer.status != 503 or "/api/" not in url or time.monotonic() > deadline:
+            return answer
+        time.sleep(1)
+
+
+def _ask_once(url: str, body: dict[str, Any] | None, seconds: float) -> Answer:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})
     try:
