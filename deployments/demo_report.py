@@ -1,5 +1,6 @@
 """What the demo writes down: of every job its stages as Prefect recorded them, scores, verdict, digests, generation."""
 
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.demo_wait import Ended
+from tasks.domain.errors import EndpointUnavailable
 from tasks.domain.report import gate_rows
 from tasks.doors import open_ledger
 from tasks.settings import Settings
@@ -58,6 +60,8 @@ def demo_report(settings: Settings, stage: "Stage", *, up_seconds: float, second
 
 def job_report(settings: Settings, job: Ended, pushed: tuple[str, datetime] | None) -> dict[str, Any]:
     """One job, from its release's push to its end."""
+    if job.end.flow_run_id:
+        wait_for_run(settings, job.end.flow_run_id)
     ledger, digest = open_ledger(), job.verdict.candidate_digest
     promotion = next((p for p in ledger.promotions(job.channel) if p.artifact_digest == digest), None)
     evaluations = ledger.evaluations_of(digest)
@@ -97,6 +101,18 @@ def job_report(settings: Settings, job: Ended, pushed: tuple[str, datetime] | No
             if s.benchmark in asked
         },
     }
+
+
+def wait_for_run(settings: Settings, flow_run_id: str, seconds: float = 180) -> None:
+    """A job ends in the ledger before its page is drawn and its run ends: wait for that."""
+    deadline = time.monotonic() + seconds
+    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            state = client.read_flow_run(UUID(flow_run_id)).state
+            if state is not None and state.is_final():
+                return
+            time.sleep(0.5)
+    raise EndpointUnavailable(f"run {flow_run_id} had not ended after {seconds:.0f} s; look at {settings.prefect_url}")
 
 
 def decision_of(settings: Settings, job: Ended) -> str:
