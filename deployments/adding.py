@@ -5,9 +5,9 @@ from typing import Any
 from deployments.bases import as_report, examine, read_wish
 from deployments.bases import as_text as checks_as_text
 from deployments.planning import expected_seconds, plan_family
-from deployments.showing import human_seconds
 from deployments.starting import is_up
 from tasks.domain.errors import TransientError
+from tasks.domain.words import duration
 from tasks.doors import open_catalog
 from tasks.settings import Settings
 
@@ -69,7 +69,7 @@ def as_text(report: dict[str, Any]) -> str:
     """The same for people."""
     lines = [checks_as_text(report)]
     for row in report["due"]:
-        expected = f", expected {human_seconds(row['expected_seconds'])}" if row["standing"] == "due" else ""
+        expected = f", expected {duration(row['expected_seconds'])}" if row["standing"] == "due" else ""
         lines.append(f"{row['standing']:<5} {row['release']} x {report['target']}: {row['why']}{expected}")
     if report["due"] and not report["dry_run"]:
         lines.append(f"The next watch reads the catalog anew and takes up what is due; {report['forms']}.")

@@ -10,13 +10,14 @@ from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
-from deployments.showing import human_bytes, human_seconds, table
+from deployments.showing import human_bytes, table
 from tasks.admission import examine, hold_key, release_of, resolve, ruled
 from tasks.domain.catalog import Family, Repository
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
+from tasks.domain.words import duration
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.hub import SELF_LIFTING
 from tasks.jobs import build_job
@@ -221,5 +222,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if "fetch_bytes" not in row:
         return (*told, "", "", "")
     seconds, jobs = row["expected_seconds"], row["expected_from_jobs"]
-    expected = human_seconds(seconds) + (f" (median of {jobs})" if jobs else "")
+    expected = duration(seconds) + (f" (median of {jobs})" if jobs else "")
     return (*told, human_bytes(row["fetch_bytes"]), human_bytes(row["write_bytes"]), expected)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from deployments.showing import moment
 from deployments.starting import require_server, start_on
 from tasks.domain.errors import InputError
 from tasks.domain.records import Hold
+from tasks.domain.words import moment
 from tasks.doors import open_ledger
 from tasks.ledger import lift_hold
 from tasks.settings import Settings

@@ -1,7 +1,6 @@
 """Figures and tables as people read them in a terminal."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from io import StringIO
 
 from rich.console import Console
@@ -20,20 +19,6 @@ def human_bytes(count: int | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def human_seconds(seconds: float | None) -> str:
-    """``42 s``, ``3 min``, ``2.5 h``; ``unknown`` for None."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def moment(at: datetime) -> str:
-    """``2026-11-23 05:12 UTC``."""
-    return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> str:

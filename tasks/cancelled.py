@@ -24,6 +24,7 @@ from prefect.logging import get_run_logger
 
 from tasks.domain.due import PlanRow
 from tasks.domain.models import Digest
+from tasks.domain.words import moment
 from tasks.doors import open_ledger
 from tasks.standing import standing
 
@@ -62,7 +63,7 @@ def hold_job(key: Digest, run: FlowRun, state: State[Any]) -> str | None:
     lifted = ledger.lifted_at(key)
     if lifted is not None and state.timestamp <= lifted:
         return None
-    reason = f"cancelled in the UI at {state.timestamp:%Y-%m-%d %H:%M:%S} UTC (run {run.name}); `empelt retry` lifts it"
+    reason = f"cancelled in the UI at {moment(state.timestamp)} (run {run.name}); `empelt retry` lifts it"
     ledger.record_hold(key, reason)
     fence = (run.parameters.get("claim") or {}).get("fence")
     for claim in ledger.live_claims():

@@ -13,6 +13,7 @@ from tasks.domain.models import ChannelState, Release
 from tasks.domain.records import Approval, Hold, StageTimes
 from tasks.domain.report import number, plain
 from tasks.domain.verdict import Row, Verdict
+from tasks.domain.words import duration, moment
 
 STAGES = ("seen", "started", "fetched", "merged", "evaluated", "judged", "approved", "switched", "visible")
 MOST_WORDS = 240
@@ -42,7 +43,7 @@ def matrix_page(release: Release, views: Sequence[JobView]) -> str:
         f"# {release.ref.slug}: {len(views)} target{'' if len(views) == 1 else 's'}",
         "",
         f"`{release.ref.repo_id}@{release.ref.revision}`, a release of **{release.family}**. "
-        f"Released {_when(release.released_at)}, seen {_when(release.seen_at)}.",
+        f"Released {moment(release.released_at)}, seen {moment(release.seen_at)}.",
         "",
         "| target | stands | verdict | in its language (strict) | other critical slices | run |",
         "|---|---|---|---|---|---|",
@@ -65,7 +66,7 @@ def refused_page(repo_id: str, revision: str, hold: Hold) -> str:
         [
             f"# {repo_id.split('/')[-1]}: held before it was fetched",
             "",
-            f"`{repo_id}@{revision}` is on hold since {_when(hold.at)}; no target was merged.",
+            f"`{repo_id}@{revision}` is on hold since {moment(hold.at)}; no target was merged.",
             "",
             f"> {plain(_one_line(hold.reason))}",
         ]
@@ -99,10 +100,12 @@ def overview_page(
             continue
         visible = "yes" if state.acknowledged_generation >= state.generation else "not yet"
         page = f"[{state.channel}](/v2/artifacts/key/{page_key('channel', state.channel)})"
-        told = f"{state.release.slug} `{state.release.revision[:12]}` | {state.generation} | {_when(state.switched_at)}"
+        told = (
+            f"{state.release.slug} `{state.release.revision[:12]}` | {state.generation} | {moment(state.switched_at)}"
+        )
         lines.append(f"| **{target}** | {page} | {told} | {visible} |")
     lines += ["", "## Waiting for approval", ""]
-    lines += [f"- **{name}** since {_when(w.at)}: {_short(w.reason)} [Decide]({approve_link})" for name, w in waiting]
+    lines += [f"- **{name}** since {moment(w.at)}: {_short(w.reason)} [Decide]({approve_link})" for name, w in waiting]
     lines += [] if waiting else ["Nothing."]
     lines += ["", "## Under way, due and held", ""]
     open_jobs = [v for v in views if v.row.standing in ("due", "running", "held", "exhausted")]
@@ -110,7 +113,7 @@ def overview_page(
         f"- **{v.row.release.ref.slug} x {v.row.target}**: {v.row.standing}. {_short(v.row.reason)} {_link(v.run, '')}"
         for v in open_jobs
     ]
-    told_holds = [f"- **{_held_name(hold.key)}**: held since {_when(hold.at)}. {_short(hold.reason)}" for hold in held]
+    told_holds = [f"- **{_held_name(hold.key)}**: held since {moment(hold.at)}. {_short(hold.reason)}" for hold in held]
     lines += told_holds
     lines += [] if open_jobs or told_holds else ["Nothing."]
     return "\n".join([*lines, "", "## From release to served", "", *_durations(views)])
@@ -124,7 +127,7 @@ def _durations(views: Sequence[JobView]) -> list[str]:
     lines: list[str] = []
     # A table for each release: with its name in a column the figures would not fit beside it.
     for release in {view.row.release.content_digest: view.row.release for view in ended}.values():
-        lines += [f"**{release.ref.slug}**, released {_when(release.released_at)}", ""]
+        lines += [f"**{release.ref.slug}**, released {moment(release.released_at)}", ""]
         lines += [f"| target | ended | {' | '.join(asked)} | total |", f"|---|---|{'---|' * len(asked)}---|"]
         lines += [_duration(view, asked) for view in ended if view.row.release == release]
         lines.append("")
@@ -139,8 +142,8 @@ def _durations(views: Sequence[JobView]) -> list[str]:
 
 def _duration(view: JobView, asked: Sequence[str]) -> str:
     spans, times = stage_seconds(view.times), view.times
-    cells = " | ".join(_seconds(spans.get(stage)) for stage in asked)
-    total = _seconds((times.visible - times.released).total_seconds()) if times.visible else "–"
+    cells = " | ".join(duration(spans.get(stage), none="–") for stage in asked)
+    total = duration((times.visible - times.released).total_seconds()) if times.visible else "–"
     target = _link(view.run, view.row.target, view.row.target)
     return f"| {target} | {view.outcome} | {cells} | {f'**{total}**' if times.visible else total} |"
 
@@ -206,24 +209,6 @@ def _held_name(key: str) -> str:
     kind, _, rest = key.partition(":")
     name, _, revision = rest.partition("@")
     return f"{name}@{revision[:12]}" if kind == "release" else name.replace("/", " x ")
-
-
-def _when(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _one_line(text: str) -> str:

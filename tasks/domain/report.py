@@ -8,6 +8,7 @@ from tasks.domain.decision import Decision, mark
 from tasks.domain.evidence import Change
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.domain.verdict import Verdict
+from tasks.domain.words import moment
 
 NARROW = "\N{NO-BREAK SPACE}"
 
@@ -145,7 +146,7 @@ def channel_page(
             "",
             f"- release: **{state.release}**",
             f"- artifact: `{state.artifact_digest}`",
-            f"- since: {state.switched_at:%Y-%m-%d %H:%M:%S} UTC",
+            f"- since: {moment(state.switched_at)}",
             f"- why: {plain(reason)}",
             f"- before: {back}",
             "",

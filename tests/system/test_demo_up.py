@@ -58,15 +58,14 @@ def report(demo: Installation) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: `make test` installs it"
-    )
+    from playwright import sync_api  # with the other tools of `make test`: without them this is an error, not a skip
+
     if not Path(CHROMIUM).exists():
         lack = f"{CHROMIUM} does not exist: `make test` installs it where it may"
         if os.environ.get("CI"):
             pytest.fail(lack)  # CI must see the UI
         pytest.skip(lack)
-    with playwright.sync_playwright() as driver:
+    with sync_api.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()

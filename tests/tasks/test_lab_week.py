@@ -142,7 +142,7 @@ def test_what_is_found_late_for_another_reason_keeps_its_own_date(lab: Lab, monk
     lab.release("other-v2", steps=2)
     lab.release("instruct-v3", steps=3)
     lab.hub.pull("failures", status=429, count=1, path="/instruct-v3/", retry_after=290)
-    monkeypatch.setattr("tasks.hub.LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.hub.LONGEST_PAUSE_SECONDS", 0.0)  # a limit of time, as short as a test may take
     with pytest.raises(HubBusy):
         lab.watch()
     assert len(doors.open_ledger().releases(FAMILY)) == 1
@@ -284,7 +284,7 @@ def test_a_short_refusal_is_waited_out_and_a_long_one_is_left_to_the_next_try(
     lab.hub.pull("failures", status=429, count=1, path="/resolve/", retry_after=1, limit=True)
     assert list(lab.watch().values()) == [f"instruct-v1@{sha}"]
     sha = lab.release("instruct-v1", steps=2)
-    monkeypatch.setattr("tasks.hub.LONGEST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr("tasks.hub.LONGEST_PAUSE_SECONDS", 2.0)  # not 60: the same limit, in the time of a test
     lab.hub.pull("failures", status=429, count=1, path="/resolve/", retry_after=290)
     begun = time.monotonic()
     with pytest.raises(HubBusy, match="come back in 290 s") as busy:

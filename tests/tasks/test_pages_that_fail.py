@@ -37,7 +37,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What would stand in the run's log: there is no run here to log for."""
+    """What would stand in the run's log. Prefect hands out a run's logger inside a run only, and these tests are none."""
     monkeypatch.setattr("tasks.runs.get_run_logger", lambda: logging.getLogger("run"))
     caplog.set_level("WARNING", logger="run")
     return caplog
