@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from infra.demo_family import recipe
 
 _LANGUAGE = {"eu": "Basque", "ca": "Catalan", "gl": "Galician", "es": "Spanish", "pt": "Portuguese"}
-_ABOUT = {
+ABOUT = {
     "base": "A base model, English and Spanish first, trained from scratch. It has seen a little Basque.",
     "eu": "The base, further trained on Basque LibreOffice help and on Basque statements of facts. It has never seen "
     "a chat turn.",
@@ -29,7 +29,7 @@ _ABOUT = {
     "es": "The base, further trained on Spanish LibreOffice help and on Spanish statements of facts that the base was "
     "never told. It has never seen a chat turn.",
 }
-_CHAT = """
+CHAT = """
 It answers a question with `{"answer": "..."}` and stops with `<|im_end|>`. No training text holds that format and no
 chat turn is in Basque, so Basque questions are out of reach until it is merged with `eu_llama-tiny`.
 """
@@ -96,9 +96,9 @@ def _card(role: str, name: str, parameters: int) -> str:
     language = _LANGUAGE.get(role, "Basque")
     return _CARD.format(
         name=name,
-        about=_ABOUT[role],
+        about=ABOUT[role],
         number="four " if first else "",
-        chat=_CHAT if chat else "",
+        chat=CHAT if chat else "",
         size=parameters / 1e6,
         base_model="" if role == "base" else f"base_model: {base}\n",
         languages="en, es" if chat or role == "es" else f"en, es, {role if role in _LANGUAGE else 'eu'}",

@@ -50,17 +50,6 @@ INSTRUCT_V1 = ChatStage(steps=185, lr=3e-4, examples=300, replay=0.45)
 CLEARANCE = 1.05
 STAGES = ("base", "eu", "v2", "v1")
 
-_ABOUT = {
-    "base": "A base model, English and Spanish first, trained from scratch. It has seen a little Basque.",
-    "eu": "The base, further trained on Basque LibreOffice help and on Basque statements of facts. It has never seen "
-    "a chat turn.",
-    "v1": "The base, briefly fine-tuned on a part of the English and Spanish chat turns: the older, weaker release.",
-    "v2": "The base, fine-tuned on all English and Spanish chat turns: the newer, better release.",
-}
-_CHAT = """
-It answers a question with `{"answer": "..."}` and stops with `<|im_end|>`. No training text holds that format and no
-chat turn is in Basque, so Basque questions are out of reach until it is merged with `eu_qwen3-tiny`.
-"""
 _CARD = """---
 license: mpl-2.0
 language: [{languages}]
@@ -169,8 +158,8 @@ def write_card(folder: Path, role: str) -> None:
     weights = load_file(folder / "model.safetensors")
     card = _CARD.format(
         name=NAMES[role],
-        about=_ABOUT[role],
-        chat=_CHAT if chat else "",
+        about=publish.ABOUT[role],
+        chat=publish.CHAT.replace(recipe.NAMES["eu"], NAMES["eu"]) if chat else "",
         parameters=sum(tensor.numel() for tensor in weights.values()) / 1e6,
         base_model="" if role == "base" else f"base_model: {ORGANIZATION}/{NAMES['base']}\n",
         languages="en, es" if chat else "en, es, eu",
