@@ -26,7 +26,7 @@ from deployments.up import answers, bring_up, keep_up
 from infra.local_hub.push import push_folder
 from tasks.domain.errors import PipelineError
 from tasks.domain.models import Evaluation
-from tasks.doors import open_catalog, open_ledger, open_source, open_store
+from tasks.doors import forget, open_ledger
 from tasks.settings import ROOT, Settings, settings
 
 MODELS = ROOT / "infra" / "demo_family" / "models"
@@ -48,8 +48,7 @@ def demo_settings(story: Story) -> Settings:
         "WINDOW": os.environ.get("EMPELT_WINDOW", "2"),  # one job merges while another one is being asked
     }
     os.environ.update({f"EMPELT_{name}": value for name, value in chosen.items()})
-    for cached in (settings, open_catalog, open_ledger, open_store, open_source):
-        cached.cache_clear()
+    forget()
     return settings()
 
 

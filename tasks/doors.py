@@ -60,3 +60,11 @@ def open_source() -> "HubSource":
 
     token = settings().hub_token
     return HubSource(settings().hub_endpoint, token.get_secret_value() if token else None)
+
+
+def forget() -> None:
+    """Close what is open. The next caller gets settings and doors for the environment as it is then."""
+    if open_ledger.cache_info().currsize:
+        open_ledger().close()
+    for cached in (settings, open_catalog, open_ledger, open_store, open_endpoint, open_source):
+        cached.cache_clear()

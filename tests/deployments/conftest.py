@@ -118,10 +118,6 @@ def installation(tiny_hub: RunningHub, tmp_path: Path, monkeypatch: pytest.Monke
     values |= {"HUB_ENDPOINT": tiny_hub.endpoint, "SETTLE_SECONDS": "0", "PREFECT_PORT": str(free_port())}
     for name, value in values.items():
         monkeypatch.setenv(f"EMPELT_{name}", value)
-    cached = (settings, doors.open_catalog, doors.open_ledger, doors.open_store, doors.open_source)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     yield settings()
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()

@@ -16,10 +16,10 @@ from deployments.explaining import explain
 from deployments.planning import read_plan
 from deployments.retrying import retry
 from tasks.domain.errors import EndpointUnavailable, InputError
-from tasks.doors import open_ledger, open_source
+from tasks.doors import forget, open_ledger
 from tasks.hub import find_releases
 from tasks.plan import plan_due
-from tasks.settings import Settings, settings
+from tasks.settings import Settings
 from tests.deployments.conftest import MODELS
 
 V1, V2 = "empelt-demo/llama-tiny-instruct-v1", "empelt-demo/llama-tiny-instruct-v2"
@@ -57,8 +57,7 @@ def test_offline_goes_by_the_ledger_alone(installation: Settings, monkeypatch: p
     assert read_plan("", offline=True)["rows"] == []
     keys = watch()
     monkeypatch.setenv("EMPELT_HUB_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
-    for door in (settings, open_source):
-        door.cache_clear()
+    forget()
     found = read_plan("llama-tiny", offline=True)
     assert {row["release"]: row["job"] for row in found["rows"]} == keys
     assert (by_release(found)[V2]["fetch_bytes"], found["asked"]) == (None, "ledger")

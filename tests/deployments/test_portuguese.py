@@ -18,7 +18,7 @@ from infra.demo_family import portuguese
 from tasks.backfill import plan_steps, turn
 from tasks.domain.due import PlanRow
 from tasks.domain.jobs import run_name
-from tasks.doors import open_catalog, open_ledger, open_source
+from tasks.doors import forget, open_catalog, open_ledger
 from tasks.engine.__main__ import main as engine
 from tasks.hub import fetch_model, find_releases
 from tasks.merge import _engine_config as engine_config
@@ -139,8 +139,7 @@ def shipped(
     catalog = shutil.copytree(ROOT / "deployments" / "catalog", tmp_path / "shipped")
     monkeypatch.setenv("EMPELT_CATALOG", str(catalog))
     monkeypatch.setenv("EMPELT_HUB_ENDPOINT", shipped_hub.endpoint)
-    for door in (settings, open_catalog, open_source):
-        door.cache_clear()
+    forget()
     return settings()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from deployments.up import bring_up, check, environment_of, remember
 from tasks.domain.errors import AddressInUse, CatalogError, DiskFull, InputError, PipelineError, ServingMissing
-from tasks.doors import open_catalog, open_ledger
+from tasks.doors import forget
 from tasks.settings import REMEMBERED, Settings, settings
 
 TOKEN = "hf_a-secret-that-must-not-be-seen"
@@ -25,11 +25,9 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     for name in [name for name in os.environ if name.startswith("EMPELT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path / "home"))
-    for cached in (settings, open_catalog, open_ledger):
-        cached.cache_clear()
+    forget()
     yield
-    for cached in (settings, open_catalog, open_ledger):
-        cached.cache_clear()
+    forget()
     os.environ.clear()
     os.environ.update(before)
 

@@ -86,10 +86,12 @@ def test_the_server_refuses_bad_parameters(demo: Installation, changed: dict[str
 # --- the pages ---------------------------------------------------------------------------------------------------------
 
 
-def open_page(page: Any, demo: Installation, key: str) -> str:
-    """The newest version of a page, as text."""
+def open_page(page: Any, demo: Installation, key: str, *headings: str) -> str:
+    """The newest version of a page, as text, once it shows these headings and a table."""
     page.goto(f"{demo.ui}/v2/artifacts/artifact/{demo.artifact(key)['id']}")
-    page.locator("main h1").first.wait_for()
+    for heading in headings:  # the text is drawn after the frame around it
+        page.get_by_role("heading", name=heading).first.wait_for()
+    page.get_by_role("cell").first.wait_for()
     return plain(page.locator("main").inner_text())
 
 
@@ -111,9 +113,8 @@ def test_the_overview_tells_what_serves_and_how_long_it_took(
     demo: Installation,
     report: dict[str, Any],
 ) -> None:
-    said = open_page(page, demo, f"overview-{FAMILY}")
-    for heading in ("Serving", "Waiting for approval", "Under way, due and held", "From release to served"):
-        page.get_by_role("heading", name=heading).wait_for()
+    headings = ("Serving", "Waiting for approval", "Under way, due and held", "From release to served")
+    said = open_page(page, demo, f"overview-{FAMILY}", *headings)
     assert report["release_revision"][:12] in said
     header = page.get_by_role("table").last.get_by_role("columnheader").all_inner_texts()
     assert {"seen", "fetched", "merged", "evaluated", "judged", "switched", "visible", "total"} <= set(header)

@@ -16,13 +16,11 @@ from tasks import doors
 from tasks.domain.models import Release
 from tasks.domain.records import Hold
 from tasks.hub import find_releases
-from tasks.settings import settings
 from tests.local_hub.hub_fixtures import ARCHITECTURE, RunningHub, TinyModel, trained
 
 TOKEN = "hf_the-lab-writes"
 FAMILY = "tiny"
 CATALOG = Path(__file__).parents[2] / "deployments" / "catalog"
-DOORS = (settings, doors.open_catalog, doors.open_ledger, doors.open_store, doors.open_source)
 
 
 @dataclass
@@ -64,8 +62,7 @@ class Lab:
     def watch_as(self, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Watch with a token from now on."""
         monkeypatch.setenv("EMPELT_HUB_TOKEN", token)
-        settings.cache_clear()
-        doors.open_source.cache_clear()
+        doors.forget()
 
 
 @contextmanager
@@ -90,12 +87,9 @@ def lab_on(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in (values | {"HUB_ENDPOINT": hub.endpoint}).items():
         monkeypatch.setenv(f"EMPELT_{name}", str(value))
     monkeypatch.delenv("EMPELT_HUB_TOKEN", raising=False)
-    for door in DOORS:
-        door.cache_clear()
+    doors.forget()
     hub.push(lab.repo("base"), lab.folder(TinyModel(values=trained(1))))
     hub.push(lab.repo("eu"), lab.folder(TinyModel(values=trained(1, steps=99))))
     with disable_run_logger():
         yield lab
-    doors.open_ledger().close()
-    for door in DOORS:
-        door.cache_clear()
+    doors.forget()

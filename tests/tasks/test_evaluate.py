@@ -19,7 +19,6 @@ from tasks.domain.models import Artifact, Evaluation
 from tasks.endpoints.protocol import Ready
 from tasks.evaluate import evaluate_model
 from tasks.scores import joined, key_of, stored
-from tasks.settings import settings
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "infra/demo_family/models/llama-tiny-instruct-v2"
@@ -31,18 +30,14 @@ Serve = Callable[[], AbstractContextManager[Ready]]
 def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifact]:
     """A model in the store of an installation that has measured nothing yet."""
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
-    cached = (settings, doors.open_ledger, doors.open_store)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     store = doors.open_store()
     scratch = store.scratch("model")
     for path in MODEL.iterdir():
         (scratch / path.name).write_bytes(path.read_bytes())
     with disable_run_logger():
         yield store.adopt(scratch)
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
 
 
 @pytest.fixture

@@ -44,14 +44,10 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))  # explain sets it where nobody has
     for name, value in (("HOME", tmp_path / "home"), ("CATALOG", tmp_path / "catalog"), ("FAMILIES", "tiny")):
         monkeypatch.setenv(f"EMPELT_{name}", str(value))
-    cached = (settings, doors.open_catalog, doors.open_ledger)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     with disable_run_logger():
         yield
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
 
 
 def measured(role: str, eu: int, en: int) -> Evaluation:

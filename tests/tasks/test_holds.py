@@ -21,7 +21,6 @@ from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.ledger import lift_hold, take_claim, unclaimed
-from tasks.settings import settings
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
 from tasks.store.tables import approvals
@@ -34,14 +33,10 @@ V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
     monkeypatch.setenv("EMPELT_MAX_ATTEMPTS", "2")
-    cached = (settings, doors.open_ledger, doors.open_store)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     with disable_run_logger():
         yield doors.open_ledger()
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 
 from tasks import doors
 from tasks.pages import holds_of
-from tasks.settings import settings
 from tasks.store.ledger import Ledger
 
 LLAMA, QWEN = "empelt-demo/llama-tiny-instruct-v9", "empelt-demo/qwen3-tiny-instruct-v9"
@@ -18,13 +17,9 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
     monkeypatch.setenv("EMPELT_FAMILIES", "llama-tiny,qwen3-tiny")
     monkeypatch.delenv("EMPELT_CATALOG", raising=False)
-    cached = (settings, doors.open_catalog, doors.open_ledger)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     yield doors.open_ledger()
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
 
 
 def test_two_families_of_one_organisation_tell_each_of_their_own_holds(ledger: Ledger) -> None:

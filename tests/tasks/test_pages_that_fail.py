@@ -15,7 +15,6 @@ from tasks.domain.models import ModelRef, Release
 from tasks.domain.verdict import Verdict
 from tasks.judge import show_decision
 from tasks.overview import reported
-from tasks.settings import settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,14 +24,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     """Of a family that the catalog has lost since: what both pages begin with is refused."""
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
     monkeypatch.setenv("EMPELT_FAMILIES", "llama-tiny")
-    for door in (settings, doors.open_catalog):
-        door.cache_clear()
+    doors.forget()
     nowhere = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
     with temporary_settings(nowhere), disable_run_logger():
         release = Release.model_construct(family="gone", ref=ModelRef(repo_id="demo/instruct-v2", revision="2" * 40))
         yield Job.model_construct(release=release, target="eu", channel="eu")
-    for door in (settings, doors.open_catalog):
-        door.cache_clear()
+    doors.forget()
 
 
 @pytest.fixture

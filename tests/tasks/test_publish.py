@@ -11,7 +11,6 @@ from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ModelRef
 from tasks.publish import choose_previous, confirm_visible, switch_channel
-from tasks.settings import settings
 
 V1 = ModelRef(repo_id="demo/instruct-v1", revision="1" * 40)
 V2 = ModelRef(repo_id="demo/instruct-v2", revision="2" * 40)
@@ -23,14 +22,10 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """A ledger and nothing else: no agent, no gateway."""
     monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
     monkeypatch.setenv("EMPELT_VISIBLE_DEADLINE_SECONDS", "1")
-    doors_cached = (settings, doors.open_ledger, doors.open_endpoint)
-    for door in doors_cached:
-        door.cache_clear()
+    doors.forget()
     with disable_run_logger():
         yield
-    doors.open_ledger().close()
-    for door in doors_cached:
-        door.cache_clear()
+    doors.forget()
 
 
 def request(release: ModelRef, digest: str, generation: int, **more: object) -> PublishRequest:

@@ -41,9 +41,7 @@ def live(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     values = {"HOME": str(tmp_path), "FAMILIES": "llama-tiny", "HUB_ENDPOINT": hub.endpoint, "SETTLE_SECONDS": "0"}
     for name, value in values.items():
         monkeypatch.setenv(f"EMPELT_{name}", value)
-    cached = (settings, doors.open_catalog, doors.open_ledger, doors.open_store, doors.open_source)
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
     names = {"digest": "a" * 64, "release": LIVE, "target": "eu", "family": "llama-tiny", "reason": "test"}
     state = doors.open_ledger().switch_channel("eu", expected_generation=0, **names)
     settings().routes.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +53,7 @@ def live(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     assert len(doors.open_ledger().promotions("eu")) == 1
     assert settings().routes.read_text() == '{"serial": 7}'
     assert doors.open_store().digests() == before
-    doors.open_ledger().close()
-    for door in cached:
-        door.cache_clear()
+    doors.forget()
 
 
 def copy_of_v2(tmp_path: Path) -> Path:

@@ -18,11 +18,9 @@ from tasks.settings import settings
 def job(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Job]:
     family = getattr(request, "param", "llama-tiny")
     monkeypatch.setenv("EMPELT_FAMILIES", family)
-    for cached in (settings, doors.open_catalog):
-        cached.cache_clear()
+    doors.forget()
     yield Job.model_construct(release=Release.model_construct(family=family), target="eu")
-    for cached in (settings, doors.open_catalog):
-        cached.cache_clear()
+    doors.forget()
 
 
 @pytest.mark.parametrize(
@@ -53,8 +51,7 @@ def test_a_family_that_asks_waits_with_what_passed(job: Job, tmp_path: Path, mon
     with (catalog / "llama-tiny.yaml").open("a", encoding="utf-8") as file:
         file.write("publish: ask\n")
     monkeypatch.setenv("EMPELT_CATALOG", str(catalog))
-    for cached in (settings, doors.open_catalog):
-        cached.cache_clear()
+    doors.forget()
     passed = Verdict.model_construct(outcome="passed", stronger_than_live=True)
     assert verdict_name(job, passed) == ("AwaitingApproval", "awaiting")
     assert verdict_name(job, passed.model_copy(update={"stronger_than_live": False})) == ("Kept", "kept")
