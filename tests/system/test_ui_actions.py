@@ -17,7 +17,7 @@ import pytest
 from tests.system.installation import CHANNEL, FAMILY, ROOT, TARGET, Answer, Installation, ask, until
 
 # Fixtures, by name.
-from tests.system.test_demo_up import browser, demo, page, plain, report  # noqa: F401
+from tests.system.test_demo_up import browser, demo, page, plain, reads, report  # noqa: F401
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(600)]
 
@@ -86,13 +86,18 @@ def test_the_server_refuses_bad_parameters(demo: Installation, changed: dict[str
 # --- the pages ---------------------------------------------------------------------------------------------------------
 
 
-def open_page(page: Any, demo: Installation, key: str, *headings: str) -> str:
-    """The newest version of a page, as text, once it shows these headings and a table."""
-    page.goto(f"{demo.ui}/v2/artifacts/artifact/{demo.artifact(key)['id']}")
-    for heading in headings:  # the text is drawn after the frame around it
-        page.get_by_role("heading", name=heading).first.wait_for()
-    page.get_by_role("cell").first.wait_for()
-    return plain(page.locator("main").inner_text())
+def open_page(page: Any, demo: Installation, key: str, *expected: str) -> str:
+    """The newest version of a page, as text, once there is one that says this; runs and watches bring new ones."""
+
+    def version() -> str | None:
+        found = demo.artifact(key)
+        return (
+            str(found["id"]) if all(text in plain(str(found["data"]).replace("*", "")) for text in expected) else None
+        )
+
+    newest = until(version, seconds=120, what=f"a version of {key} that says {expected}", every=2)
+    page.goto(f"{demo.ui}/v2/artifacts/artifact/{newest}")
+    return reads(page, *(text.replace("`", "") for text in expected))
 
 
 def test_the_matrix_of_v2_has_its_targets_and_links_to_the_runs(
@@ -100,10 +105,7 @@ def test_the_matrix_of_v2_has_its_targets_and_links_to_the_runs(
     demo: Installation,
     report: dict[str, Any],
 ) -> None:
-    said = open_page(page, demo, f"matrix-{FAMILY}-instruct-v2")
-    assert f"serves {CHANNEL}, generation" in said
-    assert "PASSED" in said
-    assert f"{TARGET}_chat" in said
+    open_page(page, demo, f"matrix-{FAMILY}-instruct-v2", f"serves `{CHANNEL}`, generation", "PASSED", f"{TARGET}_chat")
     row = page.get_by_role("row").filter(has_text=f"serves {CHANNEL}")
     assert report["flow_run"] in row.get_by_role("link", name="run").get_attribute("href")
 
@@ -114,8 +116,9 @@ def test_the_overview_tells_what_serves_and_how_long_it_took(
     report: dict[str, Any],
 ) -> None:
     headings = ("Serving", "Waiting for approval", "Under way, due and held", "From release to served")
-    said = open_page(page, demo, f"overview-{FAMILY}", *headings)
-    assert report["release_revision"][:12] in said
+    open_page(page, demo, f"overview-{FAMILY}", *headings, report["release_revision"][:12])
+    for heading in headings:
+        page.get_by_role("heading", name=heading).wait_for()
     header = page.get_by_role("table").last.get_by_role("columnheader").all_inner_texts()
     assert {"seen", "fetched", "merged", "evaluated", "judged", "switched", "visible", "total"} <= set(header)
 
