@@ -1,17 +1,13 @@
-"""A read-only view of a checkpoint folder: names, shapes, places, and elements on demand through memory maps.
+"""A read-only view of a checkpoint folder: names, shapes and places of its tensors.
 
-Opening reads headers and JSON only, and checks that index, shards and headers tell one story; the weights are touched
-by `Checkpoint.read` alone. Pickles are never opened: unpickling runs whatever code they carry.
+Opening reads headers and JSON only, and checks that index, shards and headers tell one story; weights are read elsewhere
+(``reading``). Pickles are never opened: unpickling runs whatever code they carry.
 """
 
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from .errors import CheckpointError, CorruptShard, MergeError, MissingTensor, refuse_all
 from .header import TensorSpec, read_header
@@ -19,21 +15,20 @@ from .header import TensorSpec, read_header
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""The types that can be merged. The others are read by nobody: the plan refuses them by name."""
+MERGEABLE = ("F64", "F32", "F16", "BF16")
+"""The types that can be merged. The plan refuses the others by name."""
 
 
 class Checkpoint:
-    """One model's folder. Open it with `Checkpoint.open`; close it, or use it in a ``with``."""
+    """One model's folder; `Checkpoint.open` looks at it. Nothing stays open."""
 
     def __init__(self, path: Path, config: dict[str, Any], tensors: Mapping[str, TensorSpec]) -> None:
-        """Keep what `open` has checked; nothing is mapped yet."""
+        """Keep what `open` has checked."""
         self.path = path
         self.config = config
         """``config.json``, parsed."""
         self.tensors = tensors
         """By name, in the order of shards and of bytes within them."""
-        self._maps: dict[Path, mmap.mmap] = {}
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
@@ -70,55 +65,6 @@ class Checkpoint:
     def names(self) -> list[str]:
         """Tensor names, sorted."""
         return sorted(self.tensors)
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Elements [start, stop) of a tensor, flattened; 1-D, CPU, in the stored dtype.
-
-        A view of the file, not a copy, valid while this checkpoint is open: do not write to it. (The map is private,
-        so that writing would not reach the file; torch has no read-only tensors.)
-
-        Raises:
-            KeyError: No such tensor, or one of a type outside `TORCH_DTYPES`: the plan has refused both before.
-        """
-        spec = self.tensors[name]
-        stop = spec.elements if stop is None else stop
-        dtype = TORCH_DTYPES[spec.dtype]
-        if stop <= start:
-            return torch.empty(0, dtype=dtype)
-        offset = spec.begin + start * spec.item_bytes
-        source: mmap.mmap | bytearray = self._map(spec.shard)
-        if offset % spec.item_bytes:  # a header whose length is odd: legal, and torch would read unaligned
-            source, offset = bytearray(source[offset : offset + (stop - start) * spec.item_bytes]), 0
-        return torch.frombuffer(source, dtype=dtype, count=stop - start, offset=offset)
-
-    def forget(self, name: str, start: int, stop: int) -> None:
-        """Give the pages under these elements back, so that resident memory stays at a few blocks.
-
-        They stay in the page cache. Without this the peak is the size of the inputs (mapped pages count as resident).
-        """
-        spec = self.tensors[name]
-        first = (spec.begin + start * spec.item_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        length = spec.begin + stop * spec.item_bytes - first
-        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._map(spec.shard).madvise(mmap.MADV_DONTNEED, first, length)
-
-    def _map(self, shard: Path) -> mmap.mmap:
-        if shard not in self._maps:
-            with shard.open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._maps[shard]
-
-    def close(self) -> None:
-        """Drop the maps. Views that are still alive keep theirs until they die."""
-        self._maps.clear()
-
-    def __enter__(self) -> "Checkpoint":
-        """Return itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
 
 
 def read_json(path: Path) -> dict[str, Any]:

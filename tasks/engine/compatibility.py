@@ -7,7 +7,7 @@ Qwen3-8B 40960, and they are parent and child); ``rope_theta`` does.
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoint import TORCH_DTYPES, Checkpoint
+from .checkpoint import MERGEABLE, Checkpoint
 from .errors import ConfigMismatch, DtypeMismatch, MergeError, MissingTensor, ShapeMismatch
 
 _COMPARED = (
@@ -104,9 +104,9 @@ def tensor_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> l
     for label, checkpoint in {"instruct": instruct, **others}.items():
         problems += [
             DtypeMismatch(
-                f"{name} is stored as {spec.dtype} in {label} ({spec.shard}); expected one of {', '.join(TORCH_DTYPES)}"
+                f"{name} is stored as {spec.dtype} in {label} ({spec.shard}); expected one of {', '.join(MERGEABLE)}"
             )
             for name, spec in sorted(checkpoint.tensors.items())
-            if spec.dtype not in TORCH_DTYPES
+            if spec.dtype not in MERGEABLE
         ]
     return problems

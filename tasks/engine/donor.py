@@ -6,9 +6,13 @@ what the field's tools produce by default, and what people then repair by hand.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from .checkpoint import read_json
+from .checkpoint import Checkpoint, read_json
+from .errors import RecipeError
+from .merge_config import MergeConfig
+from .vocabulary import chat_template
 
 _DONATED = re.compile(
     r"generation_config\.json|special_tokens_map\.json|added_tokens\.json|tokenizer[\w.-]*\.(json|model)|tokenizer"
@@ -37,3 +41,35 @@ def donor_config(folder: Path, out_dtype: str) -> bytes:
     if "dtype" not in config:
         config["torch_dtype"] = out_dtype
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def find_instruct(config: MergeConfig, opened: Mapping[str, Checkpoint]) -> str:
+    """The instruct model of a merge that does not name it: the one model that talks otherwise than the base.
+
+    That is, whose chat template or ``generation_config.json`` is not the base's; without a base, the one with a template.
+
+    Raises:
+        RecipeError: None, or more than one; the key `instruct:` then says which.
+    """
+    models = list(dict.fromkeys(entry.model for entry in config.models))
+    if len(models) == 1 and config.base_model in (None, models[0]):
+        return models[0]
+    base = config.base_model
+    if base is None:
+        found = [model for model in models if chat_template(opened[model].path)]
+    else:
+        found = [model for model in models if model != base and _talk(opened[model].path) != _talk(opened[base].path)]
+    if len(found) == 1:
+        return found[0]
+    what = "differs from the base's" if base is not None else "is there at all"
+    seen = f"{', '.join(found)} each do" if found else f"none of {', '.join(models)} does"
+    raise RecipeError(
+        f"{config.where}: which model is the instruct model? Expected one whose chat template or generation_config.json "
+        f"{what}; {seen}. Write instruct: FOLDER; configuration, tokenizer and template come from it"
+    )
+
+
+def _talk(folder: Path) -> tuple[str, object]:
+    path = folder / "generation_config.json"
+    generation = read_json(path) if path.is_file() else {}
+    return chat_template(folder), {key: value for key, value in generation.items() if key != "transformers_version"}

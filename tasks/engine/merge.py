@@ -1,26 +1,26 @@
-"""One merge, from folders to a folder: open, plan, stream, commit, report."""
+"""One merge, from folders to a folder: open, plan, stream, commit, report. Or several of the same models at once."""
 
 import resource
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
+from typing import Any
 
 from .checkpoint import Checkpoint
 from .donor import donor_config, donor_files
-from .errors import MergeError, refuse_all
-from .norms import delta_norms
-from .plan import DEFAULT_MAX_SHARD_BYTES, TunedInput, plan_merge
-from .recipe import Coefficients, Recipe
-from .stream import OnProgress, write_weights
+from .errors import MergeError, RecipeError, refuse_all
+from .merge_config import MergeConfig, names
+from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
+from .recipe import Coefficients, Recipe, Tuned
+from .run import OnProgress, Output, available_threads, write_weights
 from .writer import FileDigest, OutputFolder
 
 
-class TunedPaths(NamedTuple):
+@dataclass(frozen=True)
+class TunedPaths:
     """Where a tuned base lies, and what it was trained from."""
 
     path: Path
@@ -32,19 +32,24 @@ class TunedPaths(NamedTuple):
 class MergeReport:
     """What a merge did."""
 
+    method: str
     files: dict[str, FileDigest]
     """Every file of the output by name."""
     tensors: int
     bytes_read: int
-    """Of weights that entered the sum. A model with coefficient 0 is not read."""
+    """Of weights that entered the result, counted once; methods with statistics read them again."""
     bytes_written: int
     """Of all files."""
+    resumed_bytes: int
+    """Of weight files, taken over from a merge of the same that was killed."""
     seconds: float
-    coefficients: Coefficients
+    threads: int
+    coefficients: Coefficients | None
+    """The a and b_k of `recipe`, for its two sums of deltas."""
+    seed: int | None
+    """Of a random method."""
     peak_rss_bytes: int
-    """The process's high-water mark, mapped pages and ``import torch`` included."""
-    norms: dict[str, float]
-    """``tau_I/base``, ``tau_<language>/base``, ``cos(tau_I,tau_<language>)``, from a sample of each tensor."""
+    """The process's high-water mark, the interpreter and its libraries included."""
 
 
 def merge(
@@ -56,8 +61,9 @@ def merge(
     out: Path,
     on_progress: OnProgress | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    threads: int | None = None,
 ) -> MergeReport:
-    """Merge checkpoints into a new folder that appears whole or not at all. The same inputs give the same bytes.
+    """Merge by a recipe of roles. The folder appears whole or not at all, and the same inputs give the same bytes.
 
     Args:
         recipe: Method, weights, output dtype and policies.
@@ -65,71 +71,137 @@ def merge(
         instruct: Folder of theta_I; configuration, tokenizer and template come from here.
         tuned: theta_k by language name.
         out: The folder to be; it must not exist, its parent must.
-        on_progress: Called about every 2 MB; what it raises ends the merge and leaves nothing behind.
+        on_progress: Called about every 128 KB from a thread of the merge; what it raises ends the merge.
         max_shard_bytes: Data bytes per output file.
+        threads: All available cores by default.
 
     Raises:
         RecipeError: The recipe does not fit these languages.
         CheckpointError: An input is broken, or does not belong to the others.
         WriteError: The output exists or cannot be written; `DiskFull` when there is no room.
     """
+    config, labels = by_roles(recipe, base, instruct, tuned)
+    report = merge_configs(
+        {out: config}, on_progress=on_progress, max_shard_bytes=max_shard_bytes, threads=threads, labels=labels
+    )[out]
+    sums = recipe.method in ("linear", "task_arithmetic")
+    return MergeReport(**{**vars(report), "coefficients": recipe.coefficients(list(tuned)) if sums else None})
+
+
+def by_roles(
+    recipe: Recipe, base: Path, instruct: Path, tuned: Mapping[str, TunedPaths]
+) -> tuple[MergeConfig, dict[str, str]]:
+    """The merge of a recipe of roles, and what messages call its folders."""
+    paths = {k: Tuned(str(own.path), None if own.parent is None else str(own.parent)) for k, own in tuned.items()}
+    labels = {own.parent: f"parent of {language}" for language, own in paths.items() if own.parent}
+    labels |= {own.path: f"tuned base {language}" for language, own in paths.items()}
+    labels |= {str(instruct): "instruct", str(base): "base"}
+    return recipe.config(str(base), str(instruct), paths), labels
+
+
+def merge_config(config: MergeConfig, out: Path, **options: Any) -> MergeReport:
+    """Merge by a configuration of folders; see `merge_configs`."""
+    return merge_configs({out: config}, **options)[out]
+
+
+def merge_configs(
+    configs: Mapping[Path, MergeConfig],
+    *,
+    on_progress: OnProgress | None = None,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    threads: int | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> dict[Path, MergeReport]:
+    """Merge the same models in several ways, each input read once: a sweep over k weights costs k writes, not k reads.
+
+    Args:
+        configs: By the folder to be. All name the same models, in the same roles.
+        on_progress: As in `merge`.
+        max_shard_bytes: As in `merge`.
+        threads: As in `merge`.
+        labels: What messages call the folders.
+
+    Raises:
+        MergeError: As in `merge`; then none of the folders exists.
+    """
     began = time.monotonic()
-    with _one_torch_thread(), ExitStack() as opened:
-        checkpoints = _open_all(opened, base, instruct, tuned)
-        inputs = {
-            language: TunedInput(checkpoints[paths.path], checkpoints[paths.parent] if paths.parent else None)
-            for language, paths in tuned.items()
-        }
-        plan = plan_merge(recipe, checkpoints[base], checkpoints[instruct], inputs, max_shard_bytes=max_shard_bytes)
-        config = donor_config(plan.donor, recipe.out_dtype)
-        donated = donor_files(plan.donor)
-        needed = plan.layout.size_bytes + len(config) + sum(path.stat().st_size for path in donated)
-        with OutputFolder(out, needed) as folder:
-            folder.write("config.json", config)
-            for path in donated:
+    plans = plan_all(configs, max_shard_bytes=max_shard_bytes, labels=labels)
+    workers = threads or available_threads()
+    with ExitStack() as folders:
+        outputs = [Output(plan, folders.enter_context(_folder(plan, out))) for out, plan in plans.items()]
+        for plan, folder in outputs:
+            folder.write("config.json", donor_config(plan.donor, TORCH_NAMES[plan.out_dtype]))
+            for path in donor_files(plan.donor):
                 folder.copy(path)
-            write_weights(plan, folder, on_progress)
-            norms = delta_norms(plan, inputs)
-            folder.commit()
-            files = folder.files
-    return MergeReport(
-        files=files,
-        tensors=len(plan.steps),
-        bytes_read=plan.bytes_to_read,
-        bytes_written=sum(digest.size for digest in files.values()),
-        seconds=time.monotonic() - began,
-        coefficients=plan.coefficients,
-        peak_rss_bytes=_peak_rss_bytes(),
-        norms=norms,
-    )
+        write_weights(outputs, on_progress, workers)
+        for output in outputs:
+            output.folder.commit()
+    seconds, peak = time.monotonic() - began, _peak_rss_bytes()
+    return {
+        out: _report(output, seconds, workers, peak) for out, output in zip(plans, outputs, strict=True)
+    }
 
 
-def _open_all(opened: ExitStack, base: Path, instruct: Path, tuned: Mapping[str, TunedPaths]) -> dict[Path, Checkpoint]:
-    """Open every folder once; when several are broken, all are told."""
-    paths = [base, instruct, *(path for paths in tuned.values() for path in paths if path is not None)]
-    checkpoints: dict[Path, Checkpoint] = {}
+def plan_all(
+    configs: Mapping[Path, MergeConfig],
+    *,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    labels: Mapping[str, str] | None = None,
+) -> dict[Path, MergePlan]:
+    """Open every model once, and plan each output; what is wrong anywhere is told at once.
+
+    Raises:
+        RecipeError: The configurations name different models.
+        MergeError: What `plan_merge` refuses.
+    """
+    wanted = {out: set(names(config)) for out, config in configs.items()}
+    first = next(iter(wanted.values()))
+    if any(models != first for models in wanted.values()):
+        told = "; ".join(f"{out}: {', '.join(sorted(models))}" for out, models in wanted.items())
+        raise RecipeError(f"outputs of one reading must be merged from the same models, found {told}; merge them apart")
+    opened: dict[str, Checkpoint] = {}
     problems: list[MergeError] = []
-    for path in dict.fromkeys(paths):
+    for name in dict.fromkeys(name for config in configs.values() for name in names(config)):
         try:
-            checkpoints[path] = opened.enter_context(Checkpoint.open(path))
+            opened[name] = Checkpoint.open(Path(name))
         except MergeError as error:
             problems += error.problems
     refuse_all(problems)
-    return checkpoints
+    return {
+        out: plan_merge(config, opened, labels=labels, max_shard_bytes=max_shard_bytes) for out, config in configs.items()
+    }
 
 
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Keep torch's own threads out: on a busy machine every operation on a block would wait for the slowest of them.
+def output_bytes(plan: MergePlan) -> int:
+    """Bytes of every file of the folder to be."""
+    config = len(donor_config(plan.donor, TORCH_NAMES[plan.out_dtype]))
+    return plan.layout.size_bytes + config + sum(path.stat().st_size for path in donor_files(plan.donor))
 
-    (Two cores at load 7: 7.7 s with them, against a floor of 0.4 s.)
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+def free_bytes(out: Path) -> int:
+    """Room on the file system of a folder to be."""
+    return shutil.disk_usage(out.absolute().parent).free
+
+
+def _folder(plan: MergePlan, out: Path) -> OutputFolder:
+    return OutputFolder(out, output_bytes(plan), plan.identity())
+
+
+def _report(output: Output, seconds: float, threads: int, peak: int) -> MergeReport:
+    plan, folder = output
+    return MergeReport(
+        method=plan.config.method,
+        files=folder.files,
+        tensors=len(plan.tensors),
+        bytes_read=plan.bytes_to_read,
+        bytes_written=sum(digest.size for digest in folder.files.values()),
+        resumed_bytes=folder.resumed_bytes,
+        seconds=seconds,
+        threads=threads,
+        coefficients=None,
+        seed=plan.config.seed if plan.config.spec.random else None,
+        peak_rss_bytes=peak,
+    )
 
 
 def _peak_rss_bytes() -> int:

@@ -1,208 +1,219 @@
-"""From a recipe and open checkpoints to a plan in which nothing is left to decide, or to a refusal that says it all.
+"""From a recipe and open checkpoints to a plan in which nothing is left to decide, or to a refusal that says it all."""
 
-The formula of `recipe` is collected per checkpoint: theta = sum_j c_j x_j with sum_j c_j = 1 always (the deltas' own
-coefficients cancel). A checkpoint with c_j = 0 is not read: linear never touches the base, a weight of 0 costs nothing.
-"""
-
-from collections.abc import Mapping
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .checkpoint import Checkpoint
 from .compatibility import config_problems, tensor_problems
-from .errors import CheckpointError, ConfigMismatch, MergeError, RecipeError, VocabularyMismatch, refuse_all
+from .donor import find_instruct
+from .errors import MergeError, RecipeError, refuse_all
+from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
-from .recipe import Coefficients, Recipe
-from .vocabulary import chat_token_ids, compare_vocabularies, read_vocabulary
+from .parents import check_parents
+from .merge_config import MergeConfig, names, resolved, unmatched_filters
+from .methods.deltas import Combination
+from .methods.operation import BLOCK_ELEMENTS, Operation, Tensor
+from .methods.registry import METHODS
+from .rows import instruct_rows, is_router, is_token_tensor
+from .values import count_layers, depth_of
+from .vocabulary import vocabulary_problems
 
 SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+TORCH_NAMES = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
 
 DEFAULT_MAX_SHARD_BYTES = 5_000_000_000
 
-_ZERO = 1e-12
-"""Below this a coefficient is rounding: 1 - 2/3 - 1/3 is 5.6e-17 in float64."""
 
-_ROW_TENSORS = (
-    "embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight",
-    "word_embeddings.weight", "tok_embeddings.weight",
-)  # fmt: skip
-"""Endings of the tensors that have one row per token."""
+class Source(NamedTuple):
+    """One checkpoint that takes part."""
 
-
-@dataclass(frozen=True)
-class TunedInput:
-    """A tuned base and what it was trained from."""
-
+    label: str
+    """What messages call it: ``tuned base eu``, or its folder."""
     checkpoint: Checkpoint
-    parent: Checkpoint | None = None
-    """None means the base. Stated when the model was tuned from another checkpoint, such as the instruct model."""
 
 
 @dataclass(frozen=True)
-class MergeStep:
+class TensorPlan:
     """One output tensor."""
 
-    name: str
-    shape: tuple[int, ...]
-    elements: int
-    sources: tuple[str, ...]
-    """Labels of the checkpoints to read; the one with the largest weight first."""
-    weights: tuple[float, ...]
-    """Their c_j, which sum to 1."""
-    instruct_rows: tuple[int, ...] = ()
-    """Rows that are copied from the instruct model after the merge, ascending."""
+    tensor: Tensor
+    method: str
+    specs: tuple[TensorSpec, ...]
+    """Where it lies in each source."""
+    instruct: int
+    """Number of the source that is the instruct model."""
+    copied: bool = False
+    """The instruct model's, whole: a router, or a vocabulary that is kept."""
+    copied_rows: tuple[int, ...] = ()
+    """Rows that are the instruct model's whatever the method says, ascending."""
+
+    def operation(self) -> Operation:
+        """A new operation, with no statistics yet."""
+        return Combination(self.instruct, []) if self.copied else METHODS[self.method](self.tensor)
 
 
 @dataclass(frozen=True)
 class MergePlan:
     """Everything a merge will do. It draws itself with ``str``."""
 
-    recipe: Recipe
-    coefficients: Coefficients
-    checkpoints: dict[str, Checkpoint]
-    """Every input by label: base, instruct, tuned base eu, parent of eu."""
-    steps: dict[str, MergeStep]
-    """By tensor name, in the order of writing."""
+    config: MergeConfig
+    sources: tuple[Source, ...]
+    tensors: dict[str, TensorPlan]
+    """By name, in the order of writing."""
     layout: Layout
-    bytes_to_read: int
+    out_dtype: str
+    """As safetensors spells it."""
+    instruct: int
 
     @property
     def donor(self) -> Path:
         """The folder whose configuration, tokenizer and template the output gets: the instruct model's, always."""
-        return self.checkpoints["instruct"].path
+        return self.sources[self.instruct].checkpoint.path
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Of weights, by one pass over what the method reads."""
+        return sum(
+            plan.specs[source].end - plan.specs[source].begin
+            for plan in self.tensors.values()
+            for source in plan.operation().sources
+        )
+
+    def memory_bytes(self, threads: int) -> int:
+        """Buffers of all threads together: for each source a raw and a float32 block, and blocks on their way out."""
+        widest = max((plan.tensor.width for plan in self.tensors.values()), default=0)
+        block = max(BLOCK_ELEMENTS, widest)
+        return threads * block * (6 * len(self.sources) + 16) + 40 * block * ITEM_BYTES[self.out_dtype]
+
+    def identity(self) -> str:
+        """Digest of what goes in, without reading weights: a killed merge is gone on with only under the same one."""
+        files = []
+        for source in self.sources:
+            for shard in sorted({spec.shard for spec in source.checkpoint.tensors.values()}):
+                stat = shard.stat()
+                files.append([str(shard), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+        said = [self.config.digest(), self.out_dtype, [shard.header.hex() for shard in self.layout.shards], files]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def __str__(self) -> str:
         """A few lines for people and logs."""
-        step = next(iter(self.steps.values()))
-        terms = " ".join(f"{weight:+g} * {source}" for source, weight in zip(step.sources, step.weights, strict=True))
+        models = ", ".join(source.label for source in self.sources)
         return (
-            f"{self.recipe.method}: {terms}\n"
-            f"{len(self.steps)} tensors, {self.bytes_to_read} bytes in, {self.layout.size_bytes} bytes out as "
-            f"{self.recipe.out_dtype} in {len(self.layout.shards)} file(s)"
+            f"{self.config.method} of {models}\n"
+            f"{len(self.tensors)} tensors, {self.bytes_to_read} bytes in, {self.layout.size_bytes} bytes out as "
+            f"{TORCH_NAMES[self.out_dtype]} in {len(self.layout.shards)} file(s)"
         )
 
 
 def plan_merge(
-    recipe: Recipe,
-    base: Checkpoint,
-    instruct: Checkpoint,
-    tuned: Mapping[str, TunedInput],
+    config: MergeConfig,
+    opened: Mapping[str, Checkpoint],
     *,
+    labels: Mapping[str, str] | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
 ) -> MergePlan:
     """Check that the inputs belong together, and place every output byte.
 
     Args:
-        recipe: What to do.
-        base: theta_0.
-        instruct: theta_I, and the donor of every other file.
-        tuned: theta_k by language name.
+        config: What to do.
+        opened: Every model of `names(config)`, open.
+        labels: What messages call them; their folders by default.
         max_shard_bytes: Data bytes per output file.
 
     Raises:
-        RecipeError: The recipe does not fit these languages, or `max_shard_bytes` is not positive.
+        RecipeError: The recipe does not fit these models, or `max_shard_bytes` is not positive.
         CheckpointError: The inputs do not fit together: all problems at once, of the common class if they have one.
     """
     if max_shard_bytes <= 0:
         raise RecipeError(f"max_shard_bytes is {max_shard_bytes}, expected more than 0")
-    coefficients = recipe.coefficients(list(tuned))
-    checkpoints = _labelled(base, instruct, tuned)
-    others = {label: checkpoint for label, checkpoint in checkpoints.items() if label != "instruct"}
-    problems = [
-        *config_problems(instruct, others),
-        *_vocabulary_problems(instruct, others),
-        *tensor_problems(instruct, others),
-    ]
-    refuse_all(problems)
-
-    weights = _source_weights(coefficients, checkpoints, tuned)
-    rows = _special_rows(instruct) if recipe.special_rows == "instruct" else {}
-    layout = lay_out(
-        {name: spec.shape for name, spec in instruct.tensors.items()},
-        SAFETENSORS_DTYPES[recipe.out_dtype],
-        max_shard_bytes,
+    donor = config.instruct or find_instruct(config, opened)
+    order = list(dict.fromkeys([donor, *names(config)]))
+    sources = tuple(Source((labels or {}).get(name, name), opened[name]) for name in order)
+    instruct, others = sources[0].checkpoint, {source.label: source.checkpoint for source in sources[1:]}
+    refuse_all(
+        [
+            *config_problems(instruct, others),
+            *vocabulary_problems(instruct, others),
+            *tensor_problems(instruct, others),
+        ]
     )
-    steps = {}
-    for name in (name for shard in layout.shards for name in shard.tensors):
-        spec = instruct.tensors[name]
-        steps[name] = MergeStep(
-            name, spec.shape, spec.elements, tuple(weights), tuple(weights.values()), rows.get(name, ())
-        )
-    bytes_to_read = sum(
-        checkpoints[label].tensors[step.name].end - checkpoints[label].tensors[step.name].begin
-        for step in steps.values()
-        for label in step.sources
-    )
-    return MergePlan(recipe, coefficients, checkpoints, steps, layout, bytes_to_read)
+    refuse_all(_lineage_problems(config, opened, donor, labels or {}))
+    dtype = SAFETENSORS_DTYPES.get(config.output_dtype or "") or _stored_dtype(instruct)
+    layout = lay_out({name: spec.shape for name, spec in instruct.tensors.items()}, dtype, max_shard_bytes)
+    refuse_all([RecipeError(line) for line in unmatched_filters(config, instruct.tensors)])
+    written = [name for shard in layout.shards for name in shard.tensors]
+    return MergePlan(config, sources, _tensor_plans(config, sources, order, written), layout, dtype, 0)
 
 
-def _labelled(base: Checkpoint, instruct: Checkpoint, tuned: Mapping[str, TunedInput]) -> dict[str, Checkpoint]:
-    checkpoints = {"base": base, "instruct": instruct}
-    for language, source in tuned.items():
-        checkpoints[f"tuned base {language}"] = source.checkpoint
-        if source.parent is not None:
-            checkpoints[f"parent of {language}"] = source.parent
-    return checkpoints
-
-
-def _vocabulary_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> list[MergeError]:
+def _tensor_plans(
+    config: MergeConfig, sources: Sequence[Source], order: Sequence[str], written: Sequence[str]
+) -> dict[str, TensorPlan]:
+    instruct = sources[0].checkpoint
+    rows = instruct_rows(instruct) if config.special_rows == "instruct" else {}
+    layers = count_layers(instruct.tensors)
+    number = {name: place for place, name in enumerate(order)}
+    has_base = config.base_model is not None and config.spec.base != "unused"
+    base = number[config.base_model] if has_base and config.base_model is not None else None
+    models = tuple(number[entry.model] for entry in config.inputs)
+    fallback = base if base is not None else 0
+    parents = tuple(fallback if entry.parent is None else number[entry.parent] for entry in config.inputs)
+    plans: dict[str, TensorPlan] = {}
     problems: list[MergeError] = []
-    vocabularies: dict[str, dict[int, str]] = {}
-    for label, checkpoint in {"instruct": instruct, **others}.items():
+    for name in written:
         try:
-            vocabularies[label] = read_vocabulary(checkpoint.path)
-        except CheckpointError as error:
-            problems.append(type(error)(f"{label}: {error}"))
-    ours = vocabularies.pop("instruct", None)
-    if ours is None:
-        return problems
-    rows = instruct.config.get("vocab_size")
-    if isinstance(rows, int) and ours and max(ours) >= rows:
-        problems.append(
-            VocabularyMismatch(
-                f"instruct ({instruct.path}): its tokenizer has ids up to {max(ours)}, config.json: vocab_size {rows}; "
-                "expected a row for every id"
-            )
+            values = resolved(config, name, depth_of(name, layers))
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        tensor = Tensor(
+            name,
+            instruct.tensors[name].shape,
+            base,
+            models,
+            parents,
+            values.shared,
+            tuple(values.per_model),
+            config.seed,
+            config.compat is not None,
+            0,
+            layers,
         )
-    compared = [compare_vocabularies(label, theirs, ours) for label, theirs in vocabularies.items()]
-    return problems + [problem for problem in compared if problem is not None]
+        plans[name] = TensorPlan(
+            tensor,
+            config.method,
+            tuple(source.checkpoint.tensors[name] for source in sources),
+            0,
+            copied=config.routers == "instruct" and is_router(name)
+            or config.vocabulary == "keep_instruct" and is_token_tensor(name),
+            copied_rows=rows.get(name, ()),
+        )
+    refuse_all(problems)
+    return plans
 
 
-def _source_weights(
-    coefficients: Coefficients, checkpoints: Mapping[str, Checkpoint], tuned: Mapping[str, TunedInput]
-) -> dict[str, float]:
-    """The c_j by label, without zeros, the largest first (ties: the instruct model, then the order of labels)."""
-    label_of: dict[Path, str] = {}
-    for label in ["instruct", *checkpoints]:
-        label_of.setdefault(checkpoints[label].path.resolve(), label)
-    weights = dict.fromkeys(["instruct", *checkpoints], 0.0)
-
-    def add(checkpoint: Checkpoint, weight: float) -> None:
-        weights[label_of[checkpoint.path.resolve()]] += weight
-
-    base = checkpoints["base"]
-    # Summed in this order 1 - a - sum b is exactly what it would be on paper, up to _ZERO.
-    add(base, 1.0)
-    add(base, -coefficients.a)
-    add(checkpoints["instruct"], coefficients.a)
-    for language, source in tuned.items():
-        add(source.checkpoint, coefficients.b[language])
-        add(source.parent or base, -coefficients.b[language])
-    kept = {label: weight for label, weight in weights.items() if abs(weight) > _ZERO}
-    return dict(sorted(kept.items(), key=lambda item: -item[1]))
+def _stored_dtype(instruct: Checkpoint) -> str:
+    """What most of the instruct model's bytes are stored in."""
+    counted: Counter[str] = Counter()
+    for spec in instruct.tensors.values():
+        counted[spec.dtype] += spec.end - spec.begin
+    found = counted.most_common(1)[0][0]
+    return found if found in TORCH_NAMES else "F32"
 
 
-def _special_rows(instruct: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Rows of the chat template's special tokens, for each tensor that has one row per token."""
-    ids = chat_token_ids(instruct.path)
-    rows = {
-        name: tuple(number for number in ids if number < spec.shape[0])
-        for name, spec in instruct.tensors.items()
-        if name.endswith(_ROW_TENSORS) and len(spec.shape) == 2
+def _lineage_problems(
+    config: MergeConfig, opened: Mapping[str, Checkpoint], donor: str, labels: Mapping[str, str]
+) -> list[MergeError]:
+    """What the weights say about the stated parents."""
+    if config.base_model is None or config.spec.base == "unused" or config.allow_foreign_parent:
+        return []
+    tuned = {
+        labels.get(entry.model, entry.model): (opened[entry.model], opened[entry.parent] if entry.parent else None)
+        for entry in config.inputs
+        if entry.model != donor
     }
-    if not rows:
-        raise ConfigMismatch(
-            f"{instruct.path}: no tensor ends in one of {', '.join(_ROW_TENSORS)}, so special_rows: instruct finds no "
-            "rows; set special_rows: merge"
-        )
-    return rows
+    return check_parents(opened[config.base_model], opened[donor], tuned)

@@ -1,6 +1,8 @@
-"""A recipe: what a merge does, as data with a digest. Loads without torch, so that a catalog can be checked anywhere.
+"""A recipe: what a merge does, as data with a digest. Loads without numpy, so that a catalog can be checked anywhere.
 
-Every method of today is one formula with other coefficients (Huang et al., ACL 2024; Ilharco et al., ICLR 2023)::
+A recipe speaks of roles: the base, the instruct model, tuned bases by language. `Recipe.config` puts folders into the
+roles and gives the merge that the engine carries out. For methods that add deltas the roles mean (Huang et al., ACL 2024;
+Ilharco et al., ICLR 2023)::
 
     theta = theta_0 + a * tau_I + sum_k b_k * tau_k         tau_x = theta_x - parent(x)
 
@@ -14,18 +16,31 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 
+from .config import parse_config
 from .errors import RecipeError
+from .merge_config import MergeConfig
+from .methods.table import TABLE
 
-MethodName = Literal["linear", "task_arithmetic"]
 OutDtype = Literal["bfloat16", "float16", "float32"]
 Weight = Annotated[float, Strict(), Field(ge=0.0, le=4.0, allow_inf_nan=False)]
 """0 to 4. Published sweeps end at 2, and task arithmetic collapses from 1.5: more than 4 is a slip of the pen."""
 
-METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+METHOD_NAMES: tuple[str, ...] = tuple(TABLE)
+
+_INSTRUCT_FIRST = frozenset({"slerp", "nearswap"})
+"""Methods of two models whose base is one of them: here the instruct model, from which the other one is neared."""
+
+
+class Tuned(NamedTuple):
+    """Where a tuned base lies, and what it was trained from."""
+
+    path: str
+    parent: str | None = None
+    """None means the base."""
 
 
 class Coefficients(NamedTuple):
@@ -42,17 +57,36 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: MethodName
-    """Which coefficients the weights turn into."""
+    method: str
+    """A name of ``methods.table``."""
     instruct_weight: Weight = 1.0
     """w_I."""
     tuned_weight: Weight | dict[str, Weight] = 1.0
     """w_k: one number for every language, or one per language name, each named."""
     out_dtype: OutDtype = "bfloat16"
     """What the output is stored in. The sum is float32 whatever this says."""
-    special_rows: Literal["merge", "instruct"] = "merge"
+    special_rows: Literal["merge", "instruct"] = "instruct"
     """`instruct` copies the embedding and head rows of the chat template's special tokens from the instruct model:
-    the tuned base never trained them, and averaging halves what the instruct model learnt."""
+    the tuned base never trained them, and averaging halves what the instruct model learnt. Padding rows likewise."""
+    routers: Literal["merge", "instruct"] = "instruct"
+    """Router weights of a mixture of experts: the instruct model's, or merged."""
+    vocabulary: Literal["refuse", "match_tokens", "keep_instruct"] = "refuse"
+    """What to do when the tokenizers differ."""
+    parameters: dict[str, Any] = {}
+    """Every other parameter of the method, as in mergekit's YAML: numbers, gradients over depth, filters."""
+    seed: int = 0
+    """Of the random methods."""
+    compat: Literal["mergekit-0.1.5"] | None = None
+    """Break ties as mergekit does."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        if name not in TABLE:
+            near = difflib.get_close_matches(name, TABLE, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown method {name!r}{hint} Known methods: {', '.join(TABLE)}")
+        return name
 
     @model_validator(mode="after")
     def _something_is_merged(self) -> Self:
@@ -63,6 +97,64 @@ class Recipe(BaseModel):
                 "at least one must be above 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _its_parameters_are_the_methods(self) -> Self:
+        tuned = self.tuned_weight if isinstance(self.tuned_weight, dict) else {"eu": self.tuned_weight}
+        try:
+            self.config("base", "instruct", {name: Tuned(name) for name in tuned}, where="recipe")
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def config(self, base: str, instruct: str, tuned: Mapping[str, Tuned], *, where: str = "recipe") -> MergeConfig:
+        """The merge that this recipe is for these folders.
+
+        Args:
+            base: Folder of theta_0.
+            instruct: Folder of theta_I.
+            tuned: theta_k by language name.
+            where: The place of the recipe, for messages.
+
+        Raises:
+            RecipeError: The recipe does not fit these languages, or its method these roles.
+        """
+        method, weights = self.method, {instruct: self.instruct_weight}
+        by_name = self._tuned_weights(list(tuned))
+        weights |= {own.path: by_name[name] for name, own in tuned.items()}
+        parents = {own.path: own.parent for own in tuned.values() if own.parent not in (None, base)}
+        if method == "linear":
+            a, b = self.coefficients(list(tuned))
+            weights = {instruct: a} | {own.path: b[name] for name, own in tuned.items()}
+            method = "task_arithmetic" if parents else method
+        spec = TABLE[method]
+        apart = {instruct} if spec.instruct_apart or method in _INSTRUCT_FIRST else set()
+        per_model = spec.of_scope("model")
+        stated = self.model_dump(mode="json", include={"special_rows", "routers", "vocabulary", "seed"})
+        mapping: dict[str, Any] = {
+            "merge_method": method,
+            "models": [
+                {
+                    "model": path,
+                    **({"parent": parents[path]} if path in parents else {}),
+                    "parameters": {"weight": weight} if "weight" in per_model else {},
+                }
+                for path, weight in weights.items()
+                if path not in apart
+            ],
+            "parameters": dict(self.parameters),
+            "instruct": instruct,
+            "out_dtype": self.out_dtype,
+            "compat": self.compat,
+            **stated,
+        }
+        if method in _INSTRUCT_FIRST:
+            mapping["base_model"] = instruct
+        elif spec.base != "unused":
+            mapping["base_model"] = base
+        if "instruct_weight" in spec.parameters:
+            mapping["parameters"].setdefault("instruct_weight", self.instruct_weight)
+        return parse_config(mapping, where)
 
     def coefficients(self, languages: Sequence[str]) -> Coefficients:
         """The coefficients of the two kinds of deltas for these languages.

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json
-from .errors import CheckpointError, VocabularyMismatch
+from .checkpoint import Checkpoint, read_json
+from .errors import CheckpointError, MergeError, VocabularyMismatch
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 """Variables by which a chat template names a token without spelling it."""
@@ -87,7 +87,7 @@ def chat_token_ids(folder: Path) -> list[int]:
     content = read_json(folder / "tokenizer.json")
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
-    template = _chat_template(folder, config)
+    template = chat_template(folder)
     if not template:
         raise CheckpointError(
             f"{folder}: has no chat template (chat_template.jinja or tokenizer_config.json: chat_template), and "
@@ -106,10 +106,11 @@ def _added_tokens(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
 
 
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str:
-    """Every template that the model ships, as one text: only the tokens in it are of interest."""
+def chat_template(folder: Path) -> str:
+    """Every template that the model ships, as one text; empty when it ships none."""
+    config_path, legacy = folder / "tokenizer_config.json", folder / "chat_template.json"
+    config = read_json(config_path) if config_path.is_file() else {}
     parts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("chat_template*.jinja"))]
-    legacy = folder / "chat_template.json"
     stated = [config.get("chat_template"), read_json(legacy).get("chat_template") if legacy.is_file() else None]
     # Several templates stand as a list of {"name": ..., "template": ...}.
     return "\n".join([*parts, *(part if isinstance(part, str) else json.dumps(part) for part in stated if part)])
@@ -122,3 +123,29 @@ def _content(token: object) -> object:
 
 def _quote(token: str | None) -> str:
     return "no token" if token is None else repr(token)
+
+
+def vocabulary_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> list[MergeError]:
+    """Every input whose ids mean something else than the instruct model's, and ids that have no row."""
+    problems: list[MergeError] = []
+    vocabularies: dict[str, dict[int, str]] = {}
+    if not any((checkpoint.path / "tokenizer.json").is_file() for checkpoint in [instruct, *others.values()]):
+        return problems  # towers without a text side, and the like: there are no ids to mean anything
+    for label, checkpoint in {"instruct": instruct, **others}.items():
+        try:
+            vocabularies[label] = read_vocabulary(checkpoint.path)
+        except CheckpointError as error:
+            problems.append(type(error)(f"{label}: {error}"))
+    ours = vocabularies.pop("instruct", None)
+    if ours is None:
+        return problems
+    rows = instruct.config.get("vocab_size")
+    if isinstance(rows, int) and ours and max(ours) >= rows:
+        problems.append(
+            VocabularyMismatch(
+                f"instruct ({instruct.path}): its tokenizer has ids up to {max(ours)}, config.json: vocab_size {rows}; "
+                "expected a row for every id"
+            )
+        )
+    compared = [compare_vocabularies(label, theirs, ours) for label, theirs in vocabularies.items()]
+    return problems + [problem for problem in compared if problem is not None]

@@ -1,22 +1,24 @@
 """The output folder: it appears whole, with the digest of every file known, or not at all.
 
-Files are written into a hidden sibling, synced, and the folder is renamed. The sibling is held by a lock that dies with
-its process, so what a killed merge left behind is recognised and removed by the next one for the same output.
+Files are written into a hidden sibling, synced, and the folder is renamed. A merge that ends with an error removes the
+sibling. One that is killed leaves it, with a journal of how far each file is known to be right; the same merge (same
+inputs, same recipe) into the same place goes on from there, any other one removes it. The sibling is held by a lock that
+dies with its process.
 """
 
 import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from .errors import DiskFull, WriteError
 
@@ -24,6 +26,9 @@ _HEADROOM = 1.05
 """Free space asked for, as a multiple of the output: a file system that is exactly full fails its neighbours."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_JOURNAL = "journal.jsonl"
+JOURNAL_BYTES = 1 << 28
+"""How much of a file is written between two entries of the journal. Each entry waits for the disk."""
 
 Telling = Callable[[], AbstractContextManager[None]]
 """A block in which an OSError becomes an error for people."""
@@ -38,39 +43,72 @@ class FileDigest(NamedTuple):
     """Bytes."""
 
 
-class HashedFile:
-    """A file written from front to back, hashed on the way."""
+class WeightFile:
+    """A file of known size: written anywhere by any thread, hashed from front to back by one at a time."""
 
-    def __init__(self, file: BinaryIO, telling: Telling) -> None:
-        """Wrap an unbuffered file; ``telling`` explains what the system refuses."""
-        self._file = file
+    def __init__(self, path: Path, size: int, known: int, telling: Telling) -> None:
+        """Create it at its full size, or open it with the first ``known`` bytes as they are."""
+        self.name, self.size = path.name, size
         self._telling = telling
         self._hash = hashlib.sha256()
-        self._size = 0
+        self.hashed = 0
+        with telling():
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if os.fstat(self._handle).st_size != size:
+                known = 0
+                os.ftruncate(self._handle, 0)
+                _reserve(self._handle, size)
+            while self.hashed < known:
+                piece = os.pread(self._handle, min(1 << 20, known - self.hashed), self.hashed)
+                self.advance(piece)
 
-    def append(self, data: bytes | memoryview) -> None:
-        """Write all of ``data``; a raw file may take a part of it per call."""
-        view = memoryview(data)
-        self._hash.update(view)
-        self._size += view.nbytes
+    def place(self, data: memoryview | bytes, offset: int) -> None:
+        """Write bytes where they belong; any thread, any order."""
+        view = memoryview(data).cast("B")
         with self._telling():
             while view:
-                view = view[self._file.write(view) :]
+                count = os.pwrite(self._handle, view, offset)
+                view, offset = view[count:], offset + count
+
+    def advance(self, data: memoryview | bytes) -> None:
+        """Hash the next bytes in order; they have been placed."""
+        self._hash.update(data)
+        self.hashed += memoryview(data).nbytes
+
+    def sync(self) -> None:
+        """Have the system write it out."""
+        with self._telling():
+            os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close it; nothing is lost."""
+        os.close(self._handle)
 
     def digest(self) -> FileDigest:
-        """Of everything appended so far."""
-        return FileDigest(self._hash.hexdigest(), self._size)
+        """Of everything hashed so far."""
+        return FileDigest(self._hash.hexdigest(), self.hashed)
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Take the room now, so that a full disk is noticed before the work."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in _FULL or error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(handle, size)  # a file system without it
 
 
 class OutputFolder:
-    """A folder that exists only after `commit`. Leaving its ``with`` earlier removes every trace."""
+    """A folder that exists only after `commit`. Leaving its ``with`` by an error removes every trace."""
 
-    def __init__(self, out: Path, needed_bytes: int) -> None:
+    def __init__(self, out: Path, needed_bytes: int, identity: str = "") -> None:
         """Check the place; nothing is created yet.
 
         Args:
             out: The folder to be. It must not exist; its parent must.
             needed_bytes: Size of all files together.
+            identity: Digest of inputs and recipe. A killed merge is gone on with only under the same one.
 
         Raises:
             WriteError: ``out`` exists, its parent does not, or another process is writing it.
@@ -79,15 +117,21 @@ class OutputFolder:
         self.out = out.absolute()
         self.files: dict[str, FileDigest] = {}
         """By file name, in the order of writing."""
+        self.resumed_bytes = 0
+        """Of weight files, taken over from a merge that was killed."""
         self._needed = needed_bytes
-        self._folder: Path | None = None
+        self._folder = self.out.parent / f"{self._prefix}{identity[:16] or 'merge'}"
+        self._entered = False
         self._lock: int | None = None
+        self._known: dict[str, int] = {}
+        self._open: list[WeightFile] = []
         if os.path.lexists(self.out):
             raise WriteError(f"{out}: exists already; a merge never overwrites. Remove it or name another folder")
         if not self.out.parent.is_dir():
             raise WriteError(f"{out}: its parent folder {self.out.parent} does not exist; create it first")
         self._remove_leftovers()
-        free = shutil.disk_usage(self.out.parent).free
+        held = _size_on_disk(self._folder)
+        free = shutil.disk_usage(self.out.parent).free + held
         if free < needed_bytes * _HEADROOM:
             raise DiskFull(
                 f"{out}: needs {int(needed_bytes * _HEADROOM)} bytes ({needed_bytes} of files and 5 % headroom), "
@@ -95,51 +139,77 @@ class OutputFolder:
             )
 
     def __enter__(self) -> Self:
-        """Create the hidden sibling."""
+        """Create the hidden sibling, or take over what a killed merge of the same left in it."""
         with self._telling(self.out):
-            self._folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self.out.parent))
-            self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._unlock()
+                raise WriteError(self._busy(self._folder)) from error
+            self._entered = True
+            self._known = _read_journal(self._folder / _JOURNAL)
+            for path in self._folder.iterdir():  # small files are written anew
+                if path.name != _JOURNAL and path.name not in self._known:
+                    path.unlink()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed."""
-        if self._folder is not None:
+        for file in self._open:
+            file.close()
+        self._open.clear()
+        if self._entered:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._unlock()
 
-    @contextmanager
-    def create(self, name: str) -> Iterator[HashedFile]:
-        """One new file; synced, recorded in `files` and readable by all when the block ends well.
+    def weights(self, name: str, header: bytes, size: int) -> WeightFile:
+        """One weight file, its header written; what a killed merge had of it is in it, and hashed.
 
         Raises:
-            DiskFull: The file system, or the user's quota, filled up.
+            DiskFull: The file system, or the user's quota, has no room for it.
             WriteError: Anything else that the system refuses.
         """
-        assert self._folder is not None, "create() belongs inside the with"
-        telling = partial(self._telling, self.out / name)
-        with telling():
-            raw = (self._folder / name).open("xb", buffering=0)
-        with raw:
-            file = HashedFile(raw, telling)
-            yield file
-            with telling():
-                os.fchmod(raw.fileno(), 0o644)
-                os.fsync(raw.fileno())
-        self.files[name] = file.digest()
+        file = WeightFile(self._folder / name, size, self._known.get(name, 0), partial(self._telling, self.out / name))
+        self._open.append(file)
+        self.resumed_bytes += file.hashed
+        if file.hashed < len(header):
+            file.place(header, 0)
+            file.advance(header)
+        return file
+
+    def note(self, file: WeightFile) -> None:
+        """Put into the journal that the hashed part of a file is on the disk."""
+        file.sync()
+        with self._telling(self.out / _JOURNAL), (self._folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps({"file": file.name, "bytes": file.hashed}) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def finish(self, file: WeightFile) -> None:
+        """A weight file is complete."""
+        self.note(file)
+        self._open.remove(file)
+        file.close()
+        self.files[file.name] = file.digest()
 
     def write(self, name: str, content: bytes) -> None:
-        """One small file."""
-        with self.create(name) as file:
-            file.append(content)
+        """One small file, synced."""
+        file = WeightFile(self._folder / name, len(content), 0, partial(self._telling, self.out / name))
+        self._open.append(file)
+        file.place(content, 0)
+        file.advance(content)
+        file.sync()
+        self._open.remove(file)
+        file.close()
+        self.files[name] = file.digest()
 
     def copy(self, source: Path) -> None:
         """One file of a parent, byte for byte."""
-        with source.open("rb") as donor, self.create(source.name) as file:
-            while block := donor.read(1 << 20):
-                file.append(block)
+        self.write(source.name, source.read_bytes())
 
     def commit(self) -> None:
         """Make the folder appear under its name, in one step.
@@ -147,29 +217,36 @@ class OutputFolder:
         Raises:
             WriteError: Somebody else created it in the meantime; theirs is untouched.
         """
-        assert self._folder is not None, "commit() belongs inside the with"
         with self._telling(self.out):
+            (self._folder / _JOURNAL).unlink(missing_ok=True)
+            for path in self._folder.iterdir():
+                path.chmod(0o644)
             self._folder.chmod(0o755)
             _sync_folder(self._folder)
             if os.path.lexists(self.out):  # rename would replace an empty folder, and fails on a full one
                 raise WriteError(f"{self.out}: was created by somebody else during the merge; theirs is untouched")
             self._folder.rename(self.out)
-            self._folder = None
+            self._entered = False
             _sync_folder(self.out.parent)
 
     @property
     def _prefix(self) -> str:
         return f".{self.out.name}.partial-"
 
+    def _busy(self, folder: Path) -> str:
+        return f"{self.out}: another process is writing it (in {folder}); wait for it"
+
     def _remove_leftovers(self) -> None:
+        """Whatever killed merges of other recipes left here."""
         for leftover in self.out.parent.glob(f"{glob.escape(self._prefix)}*"):
-            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
+            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise WriteError(f"{self.out}: another process is writing it (in {leftover}); wait for it") from error
+                raise WriteError(self._busy(leftover)) from error
             else:
-                shutil.rmtree(leftover)
+                if leftover != self._folder:
+                    shutil.rmtree(leftover)
             finally:
                 os.close(lock)
 
@@ -191,6 +268,26 @@ class OutputFolder:
                     f"{self._needed} bytes, {free} are free on {self.out.parent}. Nothing was kept; make room"
                 ) from error
             raise WriteError(f"{path}: cannot be written: {error.strerror or error}. Nothing was kept") from error
+
+
+def _read_journal(path: Path) -> dict[str, int]:
+    """How far each file is right; nothing, when there is no journal or its last line was cut."""
+    known: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return known
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        known[str(entry["file"])] = int(entry["bytes"])
+    return known
+
+
+def _size_on_disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _sync_folder(folder: Path) -> None:

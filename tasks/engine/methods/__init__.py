@@ -1,23 +1,5 @@
-"""The table of merge methods: pure functions of tensors, by the names that recipes use.
+"""Merge methods. ``table`` says what each takes, and loads without numpy; ``registry`` has the functions.
 
-A method is one function in a file of its family, one line here, and its name in ``recipe.MethodName``; a test holds
-the two tables together, and the algebra tests pick up whatever stands here.
+A new method is one function ``Tensor -> Operation`` in a file of its family, one line in the registry, and its parameters
+in the table; a test holds the two together, and the algebra tests pick it up.
 """
-
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
-
-from .weighted import weighted_sum
-from .workspace import Workspace
-
-Method = Callable[[Sequence[Tensor], Sequence[float], Workspace], Tensor]
-"""(chunks, weights, workspace) -> float32, in a buffer of the workspace.
-
-The chunks are one range of one tensor in each source, as views of the files: they are not written to.
-"""
-
-METHODS: dict[str, Method] = {
-    "linear": weighted_sum,
-    "task_arithmetic": weighted_sum,
-}

@@ -1,0 +1,46 @@
+"""Random numbers that depend on a key and a place, and on nothing else: no state, so no order of drawing.
+
+The number of element i is a hash of (key, i); the key is a hash of seed, tensor and model. So a mask is the same for any
+number of threads, any block size and any order, and one element's mask can be asked for alone. The rounds are those of
+the 32-bit integer hash ``triple32`` (Chris Wellons, "Prospecting for Hash Functions", 2018), with the second half of the
+key and the upper half of the place added between them.
+"""
+
+import hashlib
+
+import numpy as np
+from numba import njit
+
+KEY_BYTES = 8
+
+
+def key_of(seed: int, tensor: str, model: int) -> np.uint64:
+    """The key of one tensor of one model: the first 8 bytes of a sha256.
+
+    Args:
+        seed: Of the recipe.
+        tensor: Its name.
+        model: Place of the model among those that are merged, base excluded, from 0.
+    """
+    said = hashlib.sha256(f"{seed}\x00{tensor}\x00{model}".encode()).digest()
+    return np.uint64(int.from_bytes(said[:KEY_BYTES], "little"))
+
+
+@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def uniform(key: np.uint64, place: np.int64) -> np.float32:
+    """A multiple of 2^-24 in [0, 1) for the element at this flat place."""
+    low = np.uint32(place)
+    high = np.uint32(np.uint64(place) >> np.uint64(32))
+    h = low ^ np.uint32(key)
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x7FEB352D)
+    h ^= h >> np.uint32(15)
+    h += np.uint32(key >> np.uint64(32)) ^ (high * np.uint32(0x9E3779B9))
+    h *= np.uint32(0x846CA68B)
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x7FEB352D)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x846CA68B)
+    h ^= h >> np.uint32(16)
+    # Through a signed integer: there is no vector instruction from unsigned ones to float32 before AVX-512.
+    return np.float32(np.int32(h >> np.uint32(8))) * np.float32(2.0**-24)

@@ -1,0 +1,49 @@
+"""Between the types that weights are stored in and float32, in which everything is computed.
+
+bfloat16 is the upper half of a float32, so widening is a shift and exact; narrowing is the only rounding of a merge, to
+the nearest, ties to even.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .bits import to_bits, to_float
+
+_EXPONENT_BF16 = np.uint32(0x7F80)
+_EXPONENT_F32 = np.uint32(0x7F800000)
+_SIXTEEN, _ONE, _HALF = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def widen_bf16(stored: NDArray[np.uint16], out: NDArray[np.float32]) -> bool:
+    """bfloat16 as uint16 [n] to float32 [n]; returns whether all are finite."""
+    bad = np.uint32(0)
+    for i in range(stored.shape[0]):
+        bits = np.uint32(stored[i])
+        bad |= np.uint32((bits & _EXPONENT_BF16) == _EXPONENT_BF16)
+        out[i] = to_float(bits << _SIXTEEN)
+    return bad == 0
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def narrow_bf16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> bool:
+    """float32 [n] to bfloat16 as uint16 [n], to the nearest, ties to even; returns whether all results are finite."""
+    bad = np.uint32(0)
+    for i in range(values.shape[0]):
+        bits = to_bits(values[i])
+        rounded = (bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN
+        # A NaN whose mantissa overflows would round to a number, hence the test before as well as after.
+        bad |= np.uint32((rounded & _EXPONENT_BF16) == _EXPONENT_BF16)
+        bad |= np.uint32((bits & _EXPONENT_F32) == _EXPONENT_F32)
+        out[i] = np.uint16(rounded)
+    return bad == 0
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def is_finite(values: NDArray[np.float32]) -> bool:
+    """Whether float32 [n] has neither NaN nor Inf."""
+    bad = np.uint32(0)
+    for i in range(values.shape[0]):
+        bad |= np.uint32((to_bits(values[i]) & _EXPONENT_F32) == _EXPONENT_F32)
+    return bad == 0

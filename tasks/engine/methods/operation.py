@@ -1,0 +1,111 @@
+"""What a method makes of one tensor: an operation that is fed blocks.
+
+A method is a function ``Tensor -> Operation``. The runner reads blocks and calls, in this order::
+
+    while (stage := operation.stage()) is not None:      # statistics of the whole tensor, if the method needs any
+        operation.measure(stage, block)                    # of every block of the stage, on any thread, in any order
+        operation.settle(stage, results)                   # once, with the results in the order of the blocks
+    operation.apply(block, out)                            # of every block, on any thread, in any order
+
+Blocks are the same whatever the number of threads, and `settle` sees results in their order, so sums are the same too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+BLOCK_ELEMENTS = 1 << 16
+"""Elements of a block and source. Three sources in float32 are 768 KB and stay in a core's second cache; BENCHMARKS.md
+has what other sizes cost."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of one merge: which sources play which part, and every parameter as a number."""
+
+    name: str
+    shape: tuple[int, ...]
+    base: int | None
+    """Number of the source that is the base; None where the method has none."""
+    models: tuple[int, ...]
+    """Numbers of the sources that are merged, in the order of the recipe, base excluded where deltas are merged."""
+    parents: tuple[int, ...] = ()
+    """For each model, the source that its delta is taken against: the base, or a stated parent."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of the whole merge, resolved for this tensor."""
+    settings: tuple[Mapping[str, Any], ...] = ()
+    """Parameters of each model, resolved for this tensor."""
+    seed: int = 0
+    compat: bool = False
+    """Ties by place, as mergekit 0.1.5 has them with a stable sort."""
+    instruct: int | None = None
+    """Number of the source that is the instruct model."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """Layers of each stack of the model."""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def width(self) -> int:
+        """Elements of a row: the last dimension; a vector is one row."""
+        return self.shape[-1] if self.shape else 1
+
+
+class Block(NamedTuple):
+    """Elements [start, start + n) of one tensor in every source of an operation."""
+
+    x: Floats
+    """[sources, n], in the order of ``operation.sources``."""
+    start: int
+
+
+class Stage(NamedTuple):
+    """One reading of the tensor for statistics."""
+
+    name: str
+    ranges: Sequence[tuple[int, int]] | None = None
+    """Which elements; None for all."""
+
+
+class Operation:
+    """Base class: no statistics, blocks of any cut."""
+
+    by_row = False
+    """Blocks must be whole rows."""
+
+    def __init__(self, sources: Sequence[int]) -> None:
+        """Keep the numbers of the sources to be read, each once."""
+        self.sources = tuple(dict.fromkeys(sources))
+
+    def at(self, source: int) -> int:
+        """The row of a source in the blocks."""
+        return self.sources.index(source)
+
+    def stage(self) -> Stage | None:
+        """The reading that is needed next; None when `apply` can begin."""
+        return None
+
+    def measure(self, stage: Stage, block: Block) -> Any:
+        """Figures of one block."""
+        raise NotImplementedError
+
+    def settle(self, stage: Stage, results: Sequence[Any]) -> None:
+        """Take in what `measure` gave for all blocks, in their order."""
+        raise NotImplementedError
+
+    def apply(self, block: Block, out: Floats) -> None:
+        """The merged elements of one block, float32 [n]."""
+        raise NotImplementedError
+
+
+def index(values: Sequence[int]) -> NDArray[np.int64]:
+    """Rows as the kernels take them."""
+    return np.array(values, dtype=np.int64)

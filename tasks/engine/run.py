@@ -1,0 +1,324 @@
+"""The merge itself: threads take blocks, read, compute, round once, write in place; files are hashed in order.
+
+Memory is a few blocks for each thread, whatever the model's size. Whoever has finished a block writes it where it belongs;
+one thread at a time, whichever comes by, hashes what is complete up to there, while the block is still in the cache.
+"""
+
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CheckpointError
+from .header import TensorSpec
+from .kernels.sums import add_deltas_bf16
+from .kernels.widths import is_finite, narrow_bf16
+from .methods.deltas import Combination
+from .methods.operation import BLOCK_ELEMENTS, Block
+from .plan import MergePlan, TensorPlan
+from .reading import STORED, BlockReader, ShardFiles
+from .schedule import Schedule, Task, Work
+from .writer import JOURNAL_BYTES, OutputFolder, WeightFile
+
+_WAITING = 32
+"""Blocks that may wait for an earlier one before they are hashed: 4 MB of bfloat16."""
+
+
+class Progress(NamedTuple):
+    """How far a merge is."""
+
+    done_bytes: int
+    """Of weight files, written and hashed."""
+    total_bytes: int
+    tensor: str
+    """The one that the last block belongs to."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Output(NamedTuple):
+    """One folder to be written."""
+
+    plan: MergePlan
+    folder: OutputFolder
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_weights(outputs: Sequence[Output], on_progress: OnProgress | None = None, threads: int | None = None) -> None:
+    """Write the weight files of merges of the same models, each input block read once for all of them.
+
+    Args:
+        outputs: Plans over the same sources and tensors, and where each goes; nothing is committed here.
+        on_progress: Called from the thread that hashes, after each block. What it raises ends the merge.
+        threads: How many; all available cores by default. The bytes do not depend on it.
+
+    Raises:
+        CheckpointError: An input with NaN or Inf, or a result that its type cannot hold.
+        WriteError: Or `DiskFull`, from the folder.
+    """
+    with ShardFiles() as files:
+        merge = _Merge(outputs, files, on_progress)
+        merge.run(threads or available_threads())
+    for output in outputs:
+        if output.plan.layout.index_json is not None:
+            output.folder.write("model.safetensors.index.json", output.plan.layout.index_json)
+
+
+class _Piece(NamedTuple):
+    """A merged block of one tensor in every output, as bytes."""
+
+    tensor: int
+    start: int
+    data: list[NDArray[Any]]
+
+
+class _Merge:
+    """State that the threads share."""
+
+    def __init__(self, outputs: Sequence[Output], files: ShardFiles, on_progress: OnProgress | None) -> None:
+        self._outputs, self._files, self._on_progress = outputs, files, on_progress
+        self._targets = [_Target(output) for output in outputs]
+        names = list(outputs[0].plan.tensors)
+        self._names = [name for name in names if not all(target.has(name) for target in self._targets)]
+        self._tensors = [[output.plan.tensors[name] for name in self._names] for output in outputs]
+        self._works: dict[int, Work] = {}
+        self._schedule = Schedule(self._work, len(self._names))
+        self._pieces: dict[int, _Piece] = {}
+        self._turn = 0
+        self._hashing = False
+        self._order = threading.Condition()
+        self._error: BaseException | None = None
+        self._done = sum(target.resumed for target in self._targets)
+        self._total = sum(shard.size_bytes for output in outputs for shard in output.plan.layout.shards)
+
+    def run(self, threads: int) -> None:
+        """All tensors, with this many threads."""
+        workers = [threading.Thread(target=self._work_on, name=f"merge-{n}", daemon=True) for n in range(threads)]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():  # with a timeout, so that signals are noticed
+                    worker.join(0.2)
+        finally:
+            self._stop(None)
+            for worker in workers:
+                worker.join()
+        if self._error is not None:
+            raise self._error
+        for target in self._targets:
+            target.finish()
+
+    def _stop(self, error: BaseException | None) -> None:
+        with self._order:
+            self._error = self._error or error
+            self._turn = -1 if error else self._turn
+            self._order.notify_all()
+        self._schedule.stop()
+
+    def _work(self, number: int) -> Work:
+        plans = [tensors[number] for tensors in self._tensors]
+        tensor = plans[0].tensor
+        work = Work(tensor.elements, tensor.width, tuple(plan.operation() for plan in plans))
+        self._works[number] = work
+        return work
+
+    def _work_on(self) -> None:
+        """One thread."""
+        reader = BlockReader(self._files, len(self._outputs[0].plan.sources), BLOCK_ELEMENTS)
+        try:
+            for task in self._schedule.tasks():
+                if task.stages is not None:
+                    self._schedule.measured(task, self._measure(task, reader))
+                else:
+                    self._hand_over(task, self._merge(task, reader))
+        except BaseException as error:  # noqa: BLE001  whatever it is, `run` raises it in the caller's thread
+            self._stop(error)
+
+    def _measure(self, task: Task, reader: BlockReader) -> list[Any]:
+        assert task.stages is not None
+        work, plan = self._works[task.tensor], self._tensors[0][task.tensor]
+        asking = [op for op, stage in zip(work.operations, task.stages, strict=True) if stage is not None]
+        sources = list(dict.fromkeys(source for operation in asking for source in operation.sources))
+        x = reader.floats([plan.specs[source] for source in sources], task.start, task.stop)
+        return [
+            None if stage is None else op.measure(stage, Block(_rows(x, sources, op.sources), task.start))
+            for op, stage in zip(work.operations, task.stages, strict=True)
+        ]
+
+    def _merge(self, task: Task, reader: BlockReader) -> list[NDArray[Any]]:
+        """One block for every output, in the output's type."""
+        work = self._works[task.tensor]
+        plans = [tensors[task.tensor] for tensors in self._tensors]
+        if len(plans) == 1 and isinstance(work.operations[0], Combination):
+            fast = _merge_bf16(plans[0], work.operations[0], task, reader, self._outputs[0].plan)
+            if fast is not None:
+                return [fast]
+        sources = list(dict.fromkeys(source for operation in work.operations for source in operation.sources))
+        x = reader.floats([plans[0].specs[source] for source in sources], task.start, task.stop)
+        merged = np.empty(task.stop - task.start, np.float32)
+        written = []
+        for plan, operation, output in zip(plans, work.operations, self._outputs, strict=True):
+            operation.apply(Block(_rows(x, sources, operation.sources), task.start), merged)
+            stored = _narrow(merged, output.plan.out_dtype)
+            if stored is None:
+                raise _too_large(plan, merged, task.start, output.plan.out_dtype)
+            self._copy_rows(plan, task, stored, output.plan)
+            written.append(stored)
+        return written
+
+    def _copy_rows(self, plan: TensorPlan, task: Task, stored: NDArray[Any], merge: MergePlan) -> None:
+        copy_rows(self._files, plan, task.start, stored, merge.out_dtype)
+
+    def _hand_over(self, task: Task, data: list[NDArray[Any]]) -> None:
+        """Write a block, and hash whatever is complete if nobody else is hashing."""
+        for target, piece in zip(self._targets, data, strict=True):
+            target.place(self._names[task.tensor], task.start, piece)
+        with self._order:
+            self._pieces[task.number] = _Piece(task.tensor, task.start, data)
+            while self._hashing or self._turn not in self._pieces:
+                if len(self._pieces) <= _WAITING or self._turn < 0:
+                    return
+                self._order.wait()
+            self._hashing = True
+        self._hash_what_is_complete()
+
+    def _hash_what_is_complete(self) -> None:
+        while True:
+            with self._order:
+                found = self._pieces.pop(self._turn, None)
+                if found is None:
+                    self._hashing = False
+                    self._order.notify_all()
+                    return
+            self._hash(found)
+            with self._order:
+                if self._turn >= 0:
+                    self._turn += 1
+
+    def _hash(self, piece: _Piece) -> None:
+        name = self._names[piece.tensor]
+        for target, data in zip(self._targets, piece.data, strict=True):
+            self._done += target.advance(name, piece.start, data)
+        if self._on_progress is not None:
+            self._on_progress(Progress(min(self._done, self._total), self._total, name))
+
+
+class _Target:
+    """The weight files of one output: where each tensor's bytes go."""
+
+    def __init__(self, output: Output) -> None:
+        self._folder = output.folder
+        self._item = STORED[output.plan.out_dtype].itemsize
+        self._files: list[WeightFile] = []
+        self._where: dict[str, tuple[WeightFile, int]] = {}
+        self._ends: dict[str, int] = {}
+        for shard in output.plan.layout.shards:
+            file = output.folder.weights(shard.file, shard.header, shard.size_bytes)
+            self._files.append(file)
+            offset = len(shard.header)
+            for name in shard.tensors:
+                self._where[name] = file, offset
+                offset += output.plan.tensors[name].tensor.elements * self._item
+                self._ends[name] = offset
+        self.resumed = output.folder.resumed_bytes
+        self._noted = {file.name: file.hashed for file in self._files}
+
+    def has(self, name: str) -> bool:
+        """Whether a merge that was killed has written all of this tensor."""
+        file, _ = self._where[name]
+        return bool(self.resumed) and file.hashed >= self._ends[name]
+
+    def place(self, name: str, start: int, data: NDArray[Any]) -> None:
+        """Write a block where it belongs."""
+        file, offset = self._where[name]
+        file.place(data.data.cast("B"), offset + start * self._item)
+
+    def advance(self, name: str, start: int, data: NDArray[Any]) -> int:
+        """Hash a block, or what is new of it after a resumption; returns how many bytes that was."""
+        file, offset = self._where[name]
+        view = data.data.cast("B")[max(0, file.hashed - offset - start * self._item) :]
+        if view:
+            file.advance(view)
+        if file.hashed - self._noted[file.name] >= JOURNAL_BYTES and file.hashed < file.size:
+            self._folder.note(file)
+            self._noted[file.name] = file.hashed
+        return len(view)
+
+    def finish(self) -> None:
+        """Every file is complete."""
+        for file in self._files:
+            self._folder.finish(file)
+
+
+def _rows(x: NDArray[np.float32], have: Sequence[int], want: Sequence[int]) -> NDArray[np.float32]:
+    """The rows that one operation reads, out of those that were read for several."""
+    if len(have) == len(want) and list(have) == list(want):
+        return x
+    return np.ascontiguousarray(x[[have.index(source) for source in want]])
+
+
+def _merge_bf16(
+    plan: TensorPlan, operation: Combination, task: Task, reader: BlockReader, merge: MergePlan
+) -> NDArray[np.uint16] | None:
+    """The short way for what is nearly always asked: bfloat16 in, bfloat16 out, one pass. None where it does not fit."""
+    specs = [plan.specs[source] for source in operation.sources]
+    if merge.out_dtype != "BF16" or plan.copied_rows or any(spec.dtype != "BF16" for spec in specs):
+        return None
+    bits = reader.bf16(specs, task.start, task.stop)
+    out = np.empty(task.stop - task.start, np.uint16)
+    finite = add_deltas_bf16(
+        bits, operation.reference, operation.scale, operation.plus, operation.minus, operation.weights, out
+    )
+    return out if finite else None  # the long way finds out which input it was
+
+
+def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:
+    """Round once to the output's type; None when a result is no finite number of it."""
+    if dtype == "BF16":
+        out = np.empty(len(merged), np.uint16)
+        return out if narrow_bf16(merged, out) else None
+    if dtype == "F32":
+        return merged.copy() if is_finite(merged) else None
+    with np.errstate(over="ignore"):
+        stored = merged.astype(STORED[dtype])
+    return stored if bool(np.isfinite(stored).all()) else None
+
+
+def _too_large(plan: TensorPlan, merged: NDArray[np.float32], start: int, dtype: str) -> CheckpointError:
+    worst = int(np.argmax(np.where(np.isnan(merged), np.inf, np.abs(merged))))
+    return CheckpointError(
+        f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite {dtype}; the "
+        "inputs are finite, so the weights are too large for this type"
+    )
+
+
+def copy_rows(files: ShardFiles, plan: TensorPlan, start: int, stored: NDArray[Any], dtype: str) -> None:
+    """Overwrite the parts of the instruct model's own rows that lie in a block beginning at flat place ``start``."""
+    if not plan.copied_rows:
+        return
+    width, stop = plan.tensor.width, start + len(stored)
+    spec: TensorSpec = plan.specs[plan.instruct]
+    for row in plan.copied_rows[bisect_left(plan.copied_rows, start // width) :]:
+        first, last = max(row * width, start), min((row + 1) * width, stop)
+        if first >= stop:
+            return
+        if spec.dtype == dtype:
+            piece = np.empty(last - first, STORED[dtype])
+            files.fill(spec, first, piece)
+        else:
+            wide = BlockReader(files, 1, last - first).floats([spec], first, last)[0]
+            narrowed = _narrow(wide, dtype)
+            if narrowed is None:
+                raise _too_large(plan, wide, first, dtype)
+            piece = narrowed
+        stored[first - start : last - start] = piece
