@@ -11,6 +11,7 @@
         + VocabularyMismatch    the same token id means another token
         + CorruptShard          a header, an index or a file size that contradicts the rest
         + ConfigMismatch        configurations under which the same weights mean something else
+        + ForeignParent         weights that do not come from the checkpoint that a delta is taken against
       x WriteError              the output folder could not be made
         + DiskFull
 
@@ -68,6 +69,10 @@ class CorruptShard(CheckpointError):
 
 class ConfigMismatch(CheckpointError):
     """Two ``config.json`` disagree on something that changes what the weights compute."""
+
+
+class ForeignParent(CheckpointError):
+    """A model lies nearer to another checkpoint than to its stated parent, or near none: its delta would be wrong."""
 
 
 class WriteError(MergeError):
