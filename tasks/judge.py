@@ -83,6 +83,7 @@ def explained(job: Job, verdict: Verdict, candidate: Candidate, ended: str, gene
         live=_served(job, verdict, generation),
         changes=changes(evidence) if evidence else (),
         prefix=settings().command_prefix,
+        cost=open_ledger().merge_cost(job.merge_key, candidate.digest),
     )
     pictures = draw(decision, evidence) if evidence else ()
     report = str(report_path(settings().home, job, verdict))

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from tasks.domain.evidence import Change
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef
+from tasks.domain.records import MergeCost
 from tasks.domain.verdict import Row, Verdict
+from tasks.domain.words import duration, size
 
 
 class Served(NamedTuple):
@@ -18,7 +20,7 @@ class Served(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Everything that a decision's pages say. It holds no time, so the same decision gives the same page."""
+    """Everything that a decision's pages say. It holds no moment, so the same decision gives the same page."""
 
     job: Job
     verdict: Verdict
@@ -36,6 +38,8 @@ class Decision(NamedTuple):
     """Against the live model."""
     prefix: str = ""
     """Of commands that should mean this installation (``EMPELT_HOME=... ``)."""
+    cost: MergeCost | None = None
+    """What the merge took, if it was made here."""
 
     @property
     def sentence(self) -> str:
@@ -46,6 +50,13 @@ class Decision(NamedTuple):
     def take_back(self) -> str | None:
         """The command that undoes it; None where nothing was changed."""
         return None if self.generation is None else f"{self.prefix}empelt rollback {self.job.channel}"
+
+    @property
+    def took(self) -> str | None:
+        """``12 s, peak 310 MB``: what the merge took; None where that is not on record."""
+        if self.cost is None:
+            return None
+        return f"{duration(self.cost.seconds)}, peak {size(self.cost.peak_bytes, none='not measured')}"
 
     @property
     def beside(self) -> str:

@@ -26,6 +26,15 @@ class RepoState(Noun):
     at: AwareDatetime
 
 
+class MergeCost(Noun):
+    """What one merge took."""
+
+    seconds: float
+    """From opening the inputs to the finished folder."""
+    peak_bytes: int | None
+    """The most memory of the engine's process; None where it was not measured."""
+
+
 class Claim(Noun):
     """The right to work on one job until the lease ends. Only the newest fence may switch a channel."""
 

@@ -80,7 +80,9 @@ def decision_page(decision: Decision, pictures: Sequence[Picture] = (), *, repor
         lines += [f"- **{part.role}** {part.ref.repo_id}", f"  - revision `{part.ref.revision}`"]
         lines += [f"  - content `{part.digest}`"]
     lines += ["", "## Recipe", "", *(f"- {key}: `{value}`" for key, value in sorted(job.lineage.recipe.items()))]
-    lines += [f"- engine: `{job.lineage.engine_version}`", "", "## Measured on", ""]
+    lines += [f"- engine: `{job.lineage.engine_version}`"]
+    lines += [f"- merged in: {decision.took}"] if decision.took else []
+    lines += ["", "## Measured on", ""]
     lines += [*(f"- {key}: `{value}`" for key, value in sorted(decision.serving.items())), ""]
     if report:
         lines += ["## As a file", "", "This page with the items that changed, to print or to send:", ""]

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, desc, func, insert, sel
 from tasks.domain.errors import ModelRefused
 from tasks.domain.lineage import Lineage
 from tasks.domain.models import Artifact, Digest, ModelRef, Release
-from tasks.domain.records import RepoState
+from tasks.domain.records import MergeCost, RepoState
 from tasks.store.database import Database
 from tasks.store.tables import artifacts, fetches, merges, releases, repo_states, watches
 
@@ -141,8 +141,15 @@ class ModelFacts(Database):
             return last
 
     # --- artifacts ---------------------------------------------------------------------------------------------------
-    def record_artifact(self, merge_key: Digest, artifact: Artifact, lineage: Lineage, seconds: float) -> bool:
-        """Record that ``merge_key`` made ``artifact``; False if that is known.
+    def record_artifact(
+        self,
+        merge_key: Digest,
+        artifact: Artifact,
+        lineage: Lineage,
+        seconds: float,
+        peak_bytes: int | None = None,
+    ) -> bool:
+        """Record that ``merge_key`` made ``artifact``, and what that took; False if it is known.
 
         A key that makes other bytes than before (another engine version, another device) is logged and counts from now
         on: refusing it would leave a job stuck whose first artifact has been removed.
@@ -164,8 +171,8 @@ class ModelFacts(Database):
             if last is not None:
                 made = (merge_key, last.digest, last.lineage["engine_version"], artifact.digest, lineage.engine_version)
                 log.warning("merge %s made %s with engine %s, and now makes %s with engine %s", *made)
-            values = {"merge_key": merge_key, "digest": artifact.digest, "seconds": seconds, "at": now}
-            connection.execute(insert(merges).values(lineage=lineage.model_dump(mode="json"), **values))
+            values = {"merge_key": merge_key, "digest": artifact.digest, "lineage": lineage.model_dump(mode="json")}
+            connection.execute(insert(merges).values(seconds=seconds, peak_bytes=peak_bytes, at=now, **values))
             return True
 
     def artifact_for(self, merge_key: Digest) -> Merged | None:
@@ -179,6 +186,13 @@ class ModelFacts(Database):
         with self._read() as connection:
             row = connection.execute(_last_merge(merges.c.digest == digest)).first()
             return None if row is None else Lineage.model_validate(row.lineage)
+
+    def merge_cost(self, merge_key: Digest, digest: Digest) -> MergeCost | None:
+        """What it took when ``merge_key`` made the artifact ``digest``, or None if it did not here."""
+        with self._read() as connection:
+            made = _last_merge(and_(merges.c.merge_key == merge_key, merges.c.digest == digest))
+            row = connection.execute(made).first()
+            return None if row is None else MergeCost(seconds=row.seconds, peak_bytes=row.peak_bytes)
 
     def record_fetched(self, ref: ModelRef, digest: Digest) -> bool:
         """Record that the files of ``ref`` have ``digest``; False if that is known.

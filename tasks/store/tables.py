@@ -97,6 +97,7 @@ merges = Table(
     Column("lineage", JSON, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("at", Utc, nullable=False),
+    Column("peak_bytes", BigInteger),
 )
 fetches = Table(
     "fetches",

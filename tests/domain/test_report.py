@@ -12,6 +12,7 @@ from tasks.domain.evidence import Evidence, changes
 from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.jobs import Job
 from tasks.domain.models import ChannelState, Evaluation, Item, ModelRef, Score
+from tasks.domain.records import MergeCost
 from tasks.domain.report import (
     Picture,
     change_rows,
@@ -134,6 +135,19 @@ def test_a_published_page_has_the_command_that_takes_it_back_and_a_rejected_one_
     place = lines.index("EMPELT_HOME=/srv empelt rollback eu-channel")
     assert (lines[place - 1], lines[place + 1]) == ("```", "```")
     assert "rollback" not in page
+
+
+@pytest.mark.parametrize(
+    ("peak_bytes", "told"),
+    [(310_400_000, "- merged in: 12 s, peak 310 MB"), (None, "- merged in: 12 s, peak not measured")],
+)
+def test_the_page_has_what_the_merge_took(decision: Decision, peak_bytes: int | None, told: str) -> None:
+    made = decision._replace(cost=MergeCost(seconds=12.3, peak_bytes=peak_bytes))
+    assert told in decision_page(made).splitlines()
+
+
+def test_what_a_merge_took_is_not_made_up(page: str) -> None:
+    assert "merged in" not in page
 
 
 def test_the_page_has_artifact_recipe_engine_serving_and_keys(page: str, job: Job, verdict: Verdict) -> None:

@@ -14,6 +14,7 @@ from tasks.domain.gate import parse_gate
 from tasks.domain.jobs import Job
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Evaluation, Item, ModelRef, Release, Score
+from tasks.domain.records import MergeCost
 from tasks.domain.report import Picture, decision_page
 from tasks.domain.verdict import judge
 from tasks.pictures.page import draw, html_page, spread
@@ -123,6 +124,14 @@ def test_the_second_picture_has_every_share_and_its_limit(better: Case, pictures
     assert len(bars) == 4
     for bar in bars:
         assert f"{bar.share:.0%}, limit {bar.limit:.0%} pass" in told
+
+
+def test_the_file_has_what_the_merge_took_where_that_is_on_record(better: Case, html: str) -> None:
+    cost = MergeCost(seconds=75.0, peak_bytes=4_900_000_000)
+    assert '<th scope="row">merged in</th><td>75 s, peak 4.9 GB</td>' in html_page(
+        better.decision._replace(cost=cost), ()
+    )
+    assert "merged in" not in html
 
 
 def test_the_same_decision_gives_the_same_bytes(better: Case, pictures: tuple[Picture, ...], html: str) -> None:

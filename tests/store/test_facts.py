@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 
 from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.models import Evaluation
+from tasks.domain.records import MergeCost
 from tasks.store.tables import FACTS
 
 
@@ -84,11 +85,22 @@ def test_a_merge_is_found_by_its_key_with_the_lineage_that_made_it(ledger, sampl
     key, lineage = samples.digest("key"), samples.lineage()
     assert ledger.artifact_for(key) is None
     assert ledger.record_artifact(key, samples.artifact("merged"), lineage, 12.5)
-    assert not ledger.record_artifact(key, samples.artifact("merged"), lineage, 11.0)
+    assert not ledger.record_artifact(key, samples.artifact("merged"), lineage, 11.0, 300_000_000)
     digest, found = ledger.artifact_for(key)
     assert (digest, found) == (samples.digest("merged"), lineage)
     assert ledger.lineage(digest) == lineage
     assert ledger.lineage(samples.digest("other")) is None
+
+
+def test_what_a_merge_took_stands_beside_what_it_made(ledger, samples):
+    key, other = samples.digest("key"), samples.digest("other")
+    ledger.record_artifact(key, samples.artifact("merged"), samples.lineage(), 12.5, 5_000_000_000)
+    ledger.record_artifact(other, samples.artifact("merged"), samples.lineage(), 3.0)
+    assert ledger.merge_cost(key, samples.digest("merged")) == MergeCost(seconds=12.5, peak_bytes=5_000_000_000)
+    assert ledger.merge_cost(other, samples.digest("merged")) == MergeCost(seconds=3.0, peak_bytes=None)
+    assert ledger.merge_cost(key, samples.digest("another")) is None
+    ledger.record_artifact(key, samples.artifact("another"), samples.lineage(), 20.0, 1)
+    assert ledger.merge_cost(key, samples.digest("merged")).seconds == 12.5
 
 
 def test_a_key_that_makes_other_bytes_is_logged_and_the_newest_counts(ledger, samples, caplog):

@@ -11,7 +11,7 @@ from prefect.logging import disable_run_logger
 from tasks import doors
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import Ingredient, Lineage
-from tasks.domain.models import Evaluation, Item, ModelRef, Release, Score
+from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
 from tasks.domain.verdict import Verdict, judge
 from tasks.judge import explained, report_path
 from tasks.settings import settings
@@ -111,6 +111,17 @@ def test_a_published_candidate_has_a_page_with_pictures_and_a_file(job: Job, ver
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half written is left
     assert explained(job, verdict, CANDIDATE, "Published", 2) == page
     assert path.read_text(encoding="utf-8") == written
+
+
+def test_a_page_tells_what_the_merge_took_as_the_ledger_has_it(job: Job, verdict: Verdict) -> None:
+    before = explained(job, verdict, CANDIDATE, "Published", 2)
+    made = FileDigest(path="model.safetensors", sha256="e" * 64, size=5)
+    artifact = Artifact(digest=CANDIDATE.digest, folder="/x", files=(made,))
+    doors.open_ledger().record_artifact(job.merge_key, artifact, job.lineage, 75.0, 310_000_000)
+    assert "merged in" not in before
+    page = explained(job, verdict, CANDIDATE, "Published", 2)
+    assert "- merged in: 75 s, peak 310 MB" in page.splitlines()
+    assert "75 s, peak 310 MB" in report_path(settings().home, job, verdict).read_text(encoding="utf-8")
 
 
 def test_a_gate_that_was_changed_since_draws_no_limits_of_its_own(job: Job, verdict: Verdict) -> None:
