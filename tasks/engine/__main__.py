@@ -1,9 +1,11 @@
-"""``python -m tasks.engine CONFIG.json OUT [--json-lines]``: one merge in a process of its own.
+"""``python -m tasks.engine CONFIG OUT [--also CONFIG OUT ...]``: merges in a process of their own.
 
-CONFIG.json: ``{"recipe": {...}, "base": PATH, "instruct": PATH, "tuned": {"eu": {"path": PATH, "parent": null}}}``, and
-``"max_shard_bytes"`` if wanted. Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left after 2, 130
-and 143. With ``--json-lines`` stdout has one JSON object per line, told apart by ``event``: progress (at most ten a
-second), then report or error.
+CONFIG is mergekit's YAML, or a merge of roles as JSON or YAML: ``{"recipe": {...}, "base": PATH, "instruct": PATH,
+"tuned": {"eu": {"path": PATH, "parent": null}}}``, and ``"max_shard_bytes"`` if wanted. Every ``--also`` is one more output
+from the same reading of the same models. Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left
+after 2, 130 and 143; after a SIGKILL the same command goes on where it was. With ``--json-lines`` stdout has one
+JSON object per line, told apart by ``event``: progress (at most ten a second), then report (one for each output) or
+error; with ``--dry-run`` plan.
 """
 
 import argparse
@@ -11,85 +13,28 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
+from .command_file import MergeFile, read_merge_file
 from .errors import MergeError, RecipeError
-from .merge import MergeReport, TunedPaths, merge
-from .plan import DEFAULT_MAX_SHARD_BYTES
-from .recipe import Recipe, parse_recipe
-from .stream import Progress
+from .estimate import Estimate, estimate
+from .merge import MergeReport, merge_configs, output_bytes, plan_all
+from .run import Progress
+from .writer import OutputFolder
 
 _SECONDS_BETWEEN = 0.1
-
-
-class MergeFile(NamedTuple):
-    """CONFIG.json, understood."""
-
-    recipe: Recipe
-    base: Path
-    instruct: Path
-    tuned: dict[str, TunedPaths]
-    max_shard_bytes: int
-
-
-def read_merge_file(path: Path) -> MergeFile:
-    """Read and check CONFIG.json.
-
-    Raises:
-        RecipeError: The file is missing or no JSON, a key is unknown or missing, a value has the wrong form.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as JSON: {error}") from error
-    _expect(content, str(path), required={"recipe", "base", "instruct", "tuned"}, optional={"max_shard_bytes"})
-    _expect(content["tuned"], f"{path}: tuned", required=set(), optional=None)
-    tuned = {}
-    for language, source in content["tuned"].items():
-        where = f"{path}: tuned.{language}"
-        _expect(source, where, required={"path"}, optional={"parent"})
-        parent = source.get("parent")
-        tuned[language] = TunedPaths(
-            _path(source["path"], f"{where}.path"), None if parent is None else _path(parent, f"{where}.parent")
-        )
-    size = content.get("max_shard_bytes", DEFAULT_MAX_SHARD_BYTES)
-    if type(size) is not int or size <= 0:
-        raise RecipeError(f"{path}: max_shard_bytes is {size!r}, expected a number of bytes above 0")
-    return MergeFile(
-        parse_recipe(content["recipe"], f"{path}: recipe"),
-        _path(content["base"], f"{path}: base"),
-        _path(content["instruct"], f"{path}: instruct"),
-        tuned,
-        size,
-    )
-
-
-def _expect(value: object, where: str, *, required: set[str], optional: set[str] | None) -> None:
-    """A mapping with these keys; ``optional=None`` allows any."""
-    if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, found {value!r}")
-    unknown = set() if optional is None else set(value) - required - optional
-    missing = required - set(value)
-    if unknown or missing:
-        known = sorted(required | (optional or set()))
-        raise RecipeError(f"{where}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; known are {known}")
-
-
-def _path(value: object, where: str) -> Path:
-    if not isinstance(value, str) or not value:
-        raise RecipeError(f"{where}: {value!r} is no path; expected a string")
-    return Path(value)
 
 
 def _emit(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-def _report_fields(report: MergeReport) -> dict[str, Any]:
-    fields = {**vars(report), "coefficients": report.coefficients._asdict()}
+def _report_fields(out: Path, report: MergeReport) -> dict[str, Any]:
+    fields = {**vars(report), "out": str(out)}
+    fields["coefficients"] = None if report.coefficients is None else report.coefficients._asdict()
     return fields | {"files": {name: digest._asdict() for name, digest in report.files.items()}}
 
 
@@ -113,25 +58,39 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one merge; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks.engine", description="Merge checkpoints into a new folder.")
-    parser.add_argument("config", type=Path, help="what to merge, as JSON")
+    parser.add_argument("config", type=Path, help="what to merge: mergekit's YAML, or a merge of roles as JSON")
     parser.add_argument("out", type=Path, help="the folder to be; it must not exist")
+    parser.add_argument(
+        "--also", nargs=2, type=Path, action="append", default=[], metavar=("CONFIG", "OUT"), help="one more output"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what it would take, and refuse what would fail")
     parser.add_argument("--json-lines", action="store_true", help="progress and report as JSON, one object per line")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--threads", type=int, help="how many; all available cores by default")
+    parser.add_argument(
+        "--allow-foreign-parent", action="store_true", help="merge although the weights contradict a stated parent"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the merges; returns the exit code."""
+    options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
-        wanted = read_merge_file(options.config)
-        report = merge(
-            wanted.recipe,
-            base=wanted.base,
-            instruct=wanted.instruct,
-            tuned=wanted.tuned,
-            out=options.out,
+        wanted = _read([(options.config, options.out), *options.also], options.allow_foreign_parent)
+        if options.dry_run:
+            _tell_plans(wanted, options.threads, as_json=options.json_lines)
+            return 0
+        first = next(iter(wanted.values()))
+        reports = merge_configs(
+            {out: file.config for out, file in wanted.items()},
             on_progress=_Teller() if options.json_lines else None,
-            max_shard_bytes=wanted.max_shard_bytes,
+            max_shard_bytes=first.max_shard_bytes,
+            threads=options.threads,
+            labels=first.labels,
         )
     except MergeError as error:
         if options.json_lines:
@@ -140,15 +99,53 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"{error.kind}: {error}", file=sys.stderr)
         return 2
-    if options.json_lines:
-        _emit("report", **_report_fields(report))
-    else:
-        gigabytes = (report.bytes_read + report.bytes_written) / 1e9
-        print(
-            f"{options.out}: {report.tensors} tensors, {report.bytes_written} bytes in {report.seconds:.2f} s "
-            f"({gigabytes / report.seconds:.2f} GB/s read and written), peak {report.peak_rss_bytes / 1e6:.0f} MB"
-        )
+    for out, report in reports.items():
+        _tell_report(out, report, as_json=options.json_lines)
     return 0
+
+
+def _read(pairs: list[tuple[Path, Path]], allow_foreign_parent: bool) -> dict[Path, MergeFile]:
+    wanted: dict[Path, MergeFile] = {}
+    for config, out in pairs:
+        if out in wanted:
+            raise RecipeError(f"{out}: named for two outputs; name a folder for each")
+        file = read_merge_file(config)
+        allowed = file.config.allow_foreign_parent or allow_foreign_parent
+        wanted[out] = file._replace(config=replace(file.config, allow_foreign_parent=allowed))
+    return wanted
+
+
+def _tell_plans(wanted: dict[Path, MergeFile], threads: int | None, *, as_json: bool) -> None:
+    first = next(iter(wanted.values()))
+    configs = {out: file.config for out, file in wanted.items()}
+    for out, plan in plan_all(configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels).items():
+        OutputFolder(out, output_bytes(plan), plan.identity())  # refuses what is there already, and a full disk
+        told = estimate(plan, out, threads)
+        if as_json:
+            _emit("plan", out=str(out), **told._asdict())
+        else:
+            print(f"{plan}\n{_in_words(told, out)}")
+
+
+def _in_words(told: Estimate, out: Path) -> str:
+    return (
+        f"{out}: {told.bytes_out / 1e6:.1f} MB to write, {told.free_bytes / 1e9:.1f} GB free; about "
+        f"{told.memory_bytes / 1e6:.0f} MB of buffers in {told.threads} threads; about {told.seconds:.1f} s"
+    )
+
+
+def _tell_report(out: Path, report: MergeReport, *, as_json: bool) -> None:
+    if as_json:
+        _emit("report", **_report_fields(out, report))
+        return
+    gigabytes = (report.bytes_read + report.bytes_written) / 1e9
+    resumed = f", {report.resumed_bytes} of them from a merge that was killed" if report.resumed_bytes else ""
+    print(
+        f"{out}: {report.tensors} tensors, {report.bytes_written} bytes{resumed} in {report.seconds:.2f} s "
+        f"({gigabytes / report.seconds:.2f} GB/s read and written), peak {report.peak_rss_bytes / 1e6:.0f} MB"
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}")
 
 
 if __name__ == "__main__":

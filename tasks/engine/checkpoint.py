@@ -1,7 +1,7 @@
 """A read-only view of a checkpoint folder: names, shapes and places of its tensors.
 
-Opening reads headers and JSON only, and checks that index, shards and headers tell one story; weights are read elsewhere
-(``reading``). Pickles are never opened: unpickling runs whatever code they carry.
+Opening reads headers and JSON only, and checks that index, shards and headers tell one story; weights are read
+elsewhere (``reading``). Pickles are never opened: unpickling runs whatever code they carry.
 """
 
 import json

@@ -46,7 +46,8 @@ def donor_config(folder: Path, out_dtype: str) -> bytes:
 def find_instruct(config: MergeConfig, opened: Mapping[str, Checkpoint]) -> str:
     """The instruct model of a merge that does not name it: the one model that talks otherwise than the base.
 
-    That is, whose chat template or ``generation_config.json`` is not the base's; without a base, the one with a template.
+    That is, whose chat template or ``generation_config.json`` is not the base's; without a base, the one with a
+    template.
 
     Raises:
         RecipeError: None, or more than one; the key `instruct:` then says which.
@@ -64,8 +65,8 @@ def find_instruct(config: MergeConfig, opened: Mapping[str, Checkpoint]) -> str:
     what = "differs from the base's" if base is not None else "is there at all"
     seen = f"{', '.join(found)} each do" if found else f"none of {', '.join(models)} does"
     raise RecipeError(
-        f"{config.where}: which model is the instruct model? Expected one whose chat template or generation_config.json "
-        f"{what}; {seen}. Write instruct: FOLDER; configuration, tokenizer and template come from it"
+        f"{config.where}: which model is the instruct model? Expected one whose chat template or "
+        f"generation_config.json {what}; {seen}. Write instruct: FOLDER; configuration, tokenizer and template come from it"
     )
 
 

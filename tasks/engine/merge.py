@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
+from .deltas import delta_figures, warnings
 from .donor import donor_config, donor_files
 from .errors import MergeError, RecipeError, refuse_all
 from .merge_config import MergeConfig, names
@@ -50,6 +51,11 @@ class MergeReport:
     """Of a random method."""
     peak_rss_bytes: int
     """The process's high-water mark, the interpreter and its libraries included."""
+    norms: dict[str, float]
+    """Of the deltas, sampled: ``tau_I/base``, ``tau_<language>/base``, ``tau_<language>/tau_I``,
+    ``cos(tau_I,tau_<language>)``. Empty without a base."""
+    warnings: list[str]
+    """What these figures, or filters, make likely."""
 
 
 def merge(
@@ -136,9 +142,10 @@ def merge_configs(
         write_weights(outputs, on_progress, workers)
         for output in outputs:
             output.folder.commit()
+    figures = {out: _figures(plan) for out, plan in plans.items()}
     seconds, peak = time.monotonic() - began, _peak_rss_bytes()
     return {
-        out: _report(output, seconds, workers, peak) for out, output in zip(plans, outputs, strict=True)
+        out: _report(output, seconds, workers, peak, *figures[out]) for out, output in zip(plans, outputs, strict=True)
     }
 
 
@@ -168,7 +175,8 @@ def plan_all(
             problems += error.problems
     refuse_all(problems)
     return {
-        out: plan_merge(config, opened, labels=labels, max_shard_bytes=max_shard_bytes) for out, config in configs.items()
+        out: plan_merge(config, opened, labels=labels, max_shard_bytes=max_shard_bytes)
+        for out, config in configs.items()
     }
 
 
@@ -187,7 +195,22 @@ def _folder(plan: MergePlan, out: Path) -> OutputFolder:
     return OutputFolder(out, output_bytes(plan), plan.identity())
 
 
-def _report(output: Output, seconds: float, threads: int, peak: int) -> MergeReport:
+def _figures(plan: MergePlan) -> tuple[dict[str, float], list[str]]:
+    """Lengths and angles of the deltas, and what they warn of."""
+    roles = plan.roles()
+    if roles is None:
+        return {}, []
+    found = delta_figures(*roles)
+    told = {"tau_I/base": found.instruct}
+    for language, one in found.languages.items():
+        told |= {f"tau_{language}/base": one.length, f"tau_{language}/tau_I": one.to_instruct}
+        told[f"cos(tau_I,tau_{language})"] = one.cosine
+    return {name: value for name, value in told.items() if value is not None}, warnings(found)
+
+
+def _report(
+    output: Output, seconds: float, threads: int, peak: int, norms: dict[str, float], told: list[str]
+) -> MergeReport:
     plan, folder = output
     return MergeReport(
         method=plan.config.method,
@@ -201,6 +224,8 @@ def _report(output: Output, seconds: float, threads: int, peak: int) -> MergeRep
         coefficients=None,
         seed=plan.config.seed if plan.config.spec.random else None,
         peak_rss_bytes=peak,
+        norms=norms,
+        warnings=told,
     )
 
 

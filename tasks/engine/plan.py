@@ -14,11 +14,11 @@ from .donor import find_instruct
 from .errors import MergeError, RecipeError, refuse_all
 from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
-from .parents import check_parents
 from .merge_config import MergeConfig, names, resolved, unmatched_filters
 from .methods.deltas import Combination
 from .methods.operation import BLOCK_ELEMENTS, Operation, Tensor
 from .methods.registry import METHODS
+from .parents import check_parents
 from .rows import instruct_rows, is_router, is_token_tensor
 from .values import count_layers, depth_of
 from .vocabulary import vocabulary_problems
@@ -35,6 +35,10 @@ class Source(NamedTuple):
     label: str
     """What messages call it: ``tuned base eu``, or its folder."""
     checkpoint: Checkpoint
+
+
+Roles = tuple[Checkpoint, Checkpoint, dict[str, tuple[Checkpoint, Checkpoint | None]]]
+"""Base, instruct model, and each tuned base with its stated parent (None: the base)."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,31 @@ class MergePlan:
     layout: Layout
     out_dtype: str
     """As safetensors spells it."""
-    instruct: int
+    names: tuple[str, ...]
+    """What the configuration calls each source."""
 
     @property
     def donor(self) -> Path:
         """The folder whose configuration, tokenizer and template the output gets: the instruct model's, always."""
-        return self.sources[self.instruct].checkpoint.path
+        return self.sources[0].checkpoint.path
+
+    def roles(self) -> Roles | None:
+        """Who is whose child, where the method takes deltas against a base; None elsewhere."""
+        if self.config.base_model is None or self.config.spec.base == "unused":
+            return None
+        known = dict(zip(self.names, self.sources, strict=True))
+        base, instruct = known[self.config.base_model].checkpoint, self.sources[0].checkpoint
+        if base is instruct:
+            return None
+        tuned = {
+            known[entry.model].label.removeprefix("tuned base "): (
+                known[entry.model].checkpoint,
+                known[entry.parent].checkpoint if entry.parent else None,
+            )
+            for entry in self.config.inputs
+            if known[entry.model].checkpoint is not instruct
+        }
+        return base, instruct, tuned
 
     @property
     def bytes_to_read(self) -> int:
@@ -132,7 +155,7 @@ def plan_merge(
     if max_shard_bytes <= 0:
         raise RecipeError(f"max_shard_bytes is {max_shard_bytes}, expected more than 0")
     donor = config.instruct or find_instruct(config, opened)
-    order = list(dict.fromkeys([donor, *names(config)]))
+    order = tuple(dict.fromkeys([donor, *names(config)]))
     sources = tuple(Source((labels or {}).get(name, name), opened[name]) for name in order)
     instruct, others = sources[0].checkpoint, {source.label: source.checkpoint for source in sources[1:]}
     refuse_all(
@@ -142,12 +165,15 @@ def plan_merge(
             *tensor_problems(instruct, others),
         ]
     )
-    refuse_all(_lineage_problems(config, opened, donor, labels or {}))
     dtype = SAFETENSORS_DTYPES.get(config.output_dtype or "") or _stored_dtype(instruct)
     layout = lay_out({name: spec.shape for name, spec in instruct.tensors.items()}, dtype, max_shard_bytes)
     refuse_all([RecipeError(line) for line in unmatched_filters(config, instruct.tensors)])
     written = [name for shard in layout.shards for name in shard.tensors]
-    return MergePlan(config, sources, _tensor_plans(config, sources, order, written), layout, dtype, 0)
+    plan = MergePlan(config, sources, _tensor_plans(config, sources, order, written), layout, dtype, order)
+    roles = plan.roles()
+    if roles is not None and not config.allow_foreign_parent:
+        refuse_all(check_parents(*roles))
+    return plan
 
 
 def _tensor_plans(
@@ -188,8 +214,8 @@ def _tensor_plans(
             config.method,
             tuple(source.checkpoint.tensors[name] for source in sources),
             0,
-            copied=config.routers == "instruct" and is_router(name)
-            or config.vocabulary == "keep_instruct" and is_token_tensor(name),
+            copied=(config.routers == "instruct" and is_router(name))
+            or (config.vocabulary == "keep_instruct" and is_token_tensor(name)),
             copied_rows=rows.get(name, ()),
         )
     refuse_all(problems)
@@ -203,17 +229,3 @@ def _stored_dtype(instruct: Checkpoint) -> str:
         counted[spec.dtype] += spec.end - spec.begin
     found = counted.most_common(1)[0][0]
     return found if found in TORCH_NAMES else "F32"
-
-
-def _lineage_problems(
-    config: MergeConfig, opened: Mapping[str, Checkpoint], donor: str, labels: Mapping[str, str]
-) -> list[MergeError]:
-    """What the weights say about the stated parents."""
-    if config.base_model is None or config.spec.base == "unused" or config.allow_foreign_parent:
-        return []
-    tuned = {
-        labels.get(entry.model, entry.model): (opened[entry.model], opened[entry.parent] if entry.parent else None)
-        for entry in config.inputs
-        if entry.model != donor
-    }
-    return check_parents(opened[config.base_model], opened[donor], tuned)

@@ -5,7 +5,7 @@ moved by read and write, 8 GB/s by maps and write).
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +40,7 @@ class ShardFiles:
             CorruptShard: The file has become shorter than its header says, or cannot be read.
         """
         offset = spec.begin + start * spec.item_bytes
-        view = memoryview(buffer).cast("B")
+        view = memoryview(buffer.data).cast("B")
         try:
             handle = self._handle(spec.shard)
             while view:
@@ -139,12 +139,6 @@ def not_finite(spec: TensorSpec, values: NDArray[np.float32], start: int) -> Che
     """What to say about an input with NaN or Inf."""
     places = np.flatnonzero(~np.isfinite(values))
     return CheckpointError(
-        f"{spec.shard}: {spec.name} has {values[places[0]]} at element {start + int(places[0])} ({len(places)} such in the "
-        f"block from element {start}); expected finite numbers. Fetch the file again, or leave this model out"
+        f"{spec.shard}: {spec.name} has {values[places[0]]} at element {start + int(places[0])} ({len(places)} such in "
+        f"the block from element {start}); expected finite numbers. Fetch the file again, or leave this model out"
     )
-
-
-def read_all(files: ShardFiles, specs: Mapping[str, TensorSpec], name: str) -> NDArray[np.float32]:
-    """A whole small tensor as float32, in its shape."""
-    spec = specs[name]
-    return BlockReader(files, 1, spec.elements).floats([spec], 0, spec.elements)[0].reshape(spec.shape)

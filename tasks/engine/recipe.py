@@ -1,8 +1,8 @@
 """A recipe: what a merge does, as data with a digest. Loads without numpy, so that a catalog can be checked anywhere.
 
 A recipe speaks of roles: the base, the instruct model, tuned bases by language. `Recipe.config` puts folders into the
-roles and gives the merge that the engine carries out. For methods that add deltas the roles mean (Huang et al., ACL 2024;
-Ilharco et al., ICLR 2023)::
+roles and gives the merge that the engine carries out. For methods that add deltas the roles mean (Huang et al., ACL
+2024; Ilharco et al., ICLR 2023)::
 
     theta = theta_0 + a * tau_I + sum_k b_k * tau_k         tau_x = theta_x - parent(x)
 

@@ -3,7 +3,7 @@
 import re
 
 from .checkpoint import Checkpoint
-from .vocabulary import chat_token_ids, chat_template, read_vocabulary
+from .vocabulary import chat_template, chat_token_ids, read_vocabulary
 
 _TOKEN_TENSORS = (
     "embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight",
@@ -36,7 +36,9 @@ def instruct_rows(instruct: Checkpoint) -> dict[str, tuple[int, ...]]:
     the instruct model learnt. And those behind the last token, which pad the matrix: nothing has trained them anywhere.
     """
     tensors = [
-        (name, spec.shape[0]) for name, spec in instruct.tensors.items() if is_token_tensor(name) and len(spec.shape) == 2
+        (name, spec.shape[0])
+        for name, spec in instruct.tensors.items()
+        if is_token_tensor(name) and len(spec.shape) == 2
     ]
     chat = chat_token_ids(instruct.path) if chat_template(instruct.path) else []
     known = read_vocabulary(instruct.path) if (instruct.path / "tokenizer.json").is_file() else {}

@@ -141,7 +141,7 @@ class _Merge:
                     self._schedule.measured(task, self._measure(task, reader))
                 else:
                     self._hand_over(task, self._merge(task, reader))
-        except BaseException as error:  # noqa: BLE001  whatever it is, `run` raises it in the caller's thread
+        except BaseException as error:
             self._stop(error)
 
     def _measure(self, task: Task, reader: BlockReader) -> list[Any]:
@@ -297,8 +297,8 @@ def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:
 def _too_large(plan: TensorPlan, merged: NDArray[np.float32], start: int, dtype: str) -> CheckpointError:
     worst = int(np.argmax(np.where(np.isnan(merged), np.inf, np.abs(merged))))
     return CheckpointError(
-        f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite {dtype}; the "
-        "inputs are finite, so the weights are too large for this type"
+        f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite {dtype}; "
+        "the inputs are finite, so the weights are too large for this type"
     )
 
 

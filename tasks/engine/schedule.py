@@ -5,7 +5,7 @@ ahead by a few tensors, so that threads do not wait for each other at the end of
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .methods.operation import BLOCK_ELEMENTS, Operation, Stage
@@ -154,5 +154,3 @@ class Schedule:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-
-

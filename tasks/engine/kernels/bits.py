@@ -1,4 +1,6 @@
-"""The bits of a float32 as an integer and back, without a copy: what vectorises where a ``view`` of an array does not."""
+"""The bits of a float32 as an integer and back, without a copy: what vectorises where a ``view`` of an array does
+not.
+"""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
 """Random numbers that depend on a key and a place, and on nothing else: no state, so no order of drawing.
 
-The number of element i is a hash of (key, i); the key is a hash of seed, tensor and model. So a mask is the same for any
-number of threads, any block size and any order, and one element's mask can be asked for alone. The rounds are those of
-the 32-bit integer hash ``triple32`` (Chris Wellons, "Prospecting for Hash Functions", 2018), with the second half of the
-key and the upper half of the place added between them.
+The number of element i is a hash of (key, i); the key is a hash of seed, tensor and model. So a mask is the same for
+any number of threads, any block size and any order, and one element's mask can be asked for alone. The rounds are
+those of the 32-bit integer hash ``triple32`` (Chris Wellons, "Prospecting for Hash Functions", 2018), with the
+second half of the key and the upper half of the place added between them.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""From the masked deltas of several models to one: their sum, or the sum of those that agree with the majority's sign."""
+"""From the masked deltas of several models to one: their sum, or the sum of those that agree with the majority's
+sign.
+"""
 
 import numpy as np
 from numba import njit

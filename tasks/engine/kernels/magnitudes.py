@@ -1,8 +1,8 @@
 """Exact order statistics of |delta| by counting, without sorting and without keeping the deltas.
 
-The bits of a non-negative float32, read as an integer, have the order of the numbers. So "the k-th largest |delta|" is a
-question of counting integers: one pass over the data counts how many lie above a bracket and how many have each value
-inside it. (A stock sort of 10 M float32 takes more than a second on one core: pytorch/pytorch#127936.)
+The bits of a non-negative float32, read as an integer, have the order of the numbers. So "the k-th largest |delta|"
+is a question of counting integers: one pass over the data counts how many lie above a bracket and how many have each
+value inside it. (A stock sort of 10 M float32 takes more than a second on one core: pytorch/pytorch#127936.)
 """
 
 import numpy as np
@@ -68,4 +68,4 @@ def count_equal(up: NDArray[np.float32], down: NDArray[np.float32], bits: np.uin
     found = np.int64(0)
     for i in range(up.shape[0]):
         found += np.int64((to_bits(up[i] - down[i]) & _MAGNITUDE) == bits)
-    return found
+    return int(found)

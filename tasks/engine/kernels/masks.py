@@ -22,9 +22,7 @@ def subtract(up: NDArray[np.float32], down: NDArray[np.float32], out: NDArray[np
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def keep_above(
-    delta: NDArray[np.float32], bits: np.uint32, share: np.float32, key: np.uint64, start: np.int64
-) -> None:
+def keep_above(delta: NDArray[np.float32], bits: np.uint32, share: np.float32, key: np.uint64, start: np.int64) -> None:
     """Keep magnitudes above ``bits``, and of those that equal it a random share.
 
     Args:
@@ -52,9 +50,7 @@ def keep_above_first(delta: NDArray[np.float32], bits: np.uint32, quota: np.int6
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def drop_above(
-    delta: NDArray[np.float32], bits: np.uint32, share: np.float32, key: np.uint64, start: np.int64
-) -> None:
+def drop_above(delta: NDArray[np.float32], bits: np.uint32, share: np.float32, key: np.uint64, start: np.int64) -> None:
     """Drop magnitudes above ``bits``, and of those that equal it a random share: the complement of `keep_above`."""
     for i in range(delta.shape[0]):
         value = to_bits(delta[i]) & _MAGNITUDE
@@ -94,8 +90,9 @@ def keep_ranked(
     """Keep each element with a probability that grows with its rank by magnitude within its row.
 
     The element of rank r (0 smallest, equal ones in order of place) stays with probability
-    ``lowest + r / (width - 1) * spread``; a row of one element stays with the mean of the two ends. Ranks are counted, not
-    sorted: a coarse class gives a first and a last rank, which decides nearly always; the rest are ranked exactly.
+    ``lowest + r / (width - 1) * spread``; a row of one element stays with the mean of the two ends. Ranks are
+    counted, not sorted: a coarse class gives a first and a last rank, which decides nearly always; the rest are
+    ranked exactly.
 
     Args:
         delta: [rows * width], changed in place.
@@ -116,15 +113,15 @@ def keep_ranked(
             value = to_bits(row[i]) & _MAGNITUDE
             bits[i] = value
             largest = max(largest, value)
-        bottom = max(np.int64(largest >> _COARSE_SHIFT) - (_COARSE - 1), 0)
+        bottom = max(int(largest >> _COARSE_SHIFT) - (_COARSE - 1), 0)
         first[:] = 0
         for i in range(width):
-            first[max(np.int64(bits[i] >> _COARSE_SHIFT) - bottom, 0) + 1] += 1
+            first[max(int(bits[i] >> _COARSE_SHIFT) - bottom, 0) + 1] += 1
         for c in range(_COARSE):
             first[c + 1] += first[c]
         for i in range(width):
             drawn = uniform(key, start + begin + i)
-            c = max(np.int64(bits[i] >> _COARSE_SHIFT) - bottom, 0)
+            c = max(int(bits[i] >> _COARSE_SHIFT) - bottom, 0)
             low = lowest + np.float32(first[c]) / divisor * spread
             high = lowest + np.float32(first[c + 1] - 1) / divisor * spread
             if width == 1:
@@ -149,7 +146,7 @@ def _rank(bits: NDArray[np.uint32], place: int) -> int:
         rank += np.int32(bits[j] <= mine)
     for j in range(place + 1, bits.shape[0]):
         rank += np.int32(bits[j] < mine)
-    return rank
+    return int(rank)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

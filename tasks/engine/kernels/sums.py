@@ -26,7 +26,8 @@ def add_deltas(
 ) -> None:
     """``out = scale * x[reference] + sum_t weights[t] * (x[plus[t]] - x[minus[t]])``.
 
-    With this form equal models give the reference bit for bit, whatever the weights: a sum of weighted models would not.
+    With this form equal models give the reference bit for bit, whatever the weights: a sum of weighted models would
+    not.
 
     Args:
         x: [sources, n].
@@ -94,8 +95,8 @@ def inner_products(
 ) -> None:
     """The Gram matrix of ``v_t = x[plus[t]] - x[minus[t]]``, or of ``x[plus[t]]`` where ``minus[t]`` is -1.
 
-    The differences are rounded to float32 as a merge does; products and sums are float64, in sixteen lanes that are added
-    in a fixed order, so that the result does not depend on the width of a processor's registers.
+    The differences are rounded to float32 as a merge does; products and sums are float64, in sixteen lanes that are
+    added in a fixed order, so that the result does not depend on the width of a processor's registers.
 
     Args:
         x: [sources, n].

@@ -52,7 +52,9 @@ class FromAngles(Combination):
     def settle(self, stage: Stage, results: Sequence[Any]) -> None:
         """Add up exactly rounded, and solve."""
         stacked = np.stack(results) if results else np.zeros((1, len(self._plus), len(self._plus)))
-        gram = np.array([[math.fsum(stacked[:, s, t]) for t in range(stacked.shape[2])] for s in range(stacked.shape[1])])
+        gram = np.array(
+            [[math.fsum(stacked[:, s, t]) for t in range(stacked.shape[2])] for s in range(stacked.shape[1])]
+        )
         scale, terms = self._solve(gram)
         self.scale = np.float32(scale)
         self.set_terms(terms)

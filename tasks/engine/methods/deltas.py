@@ -1,7 +1,7 @@
 """Methods that are one sum of weighted deltas: linear, task arithmetic, passthrough, language graft, layer swap.
 
-All of them are ``theta = scale * x_r + sum_t w_t (x_p(t) - x_m(t))``, so all of them are one `Combination`. Written with
-differences, equal models give the reference bit for bit.
+All of them are ``theta = scale * x_r + sum_t w_t (x_p(t) - x_m(t))``, so all of them are one `Combination`. Written
+with differences, equal models give the reference bit for bit.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,8 @@ def language_graft(tensor: Tensor) -> Operation:
 
     Huang et al., ACL 2024, arXiv 2310.04799, with a = b = 1.
     """
-    assert tensor.base is not None and tensor.instruct is not None
+    assert tensor.base is not None
+    assert tensor.instruct is not None
     instruct = Term(tensor.instruct, tensor.base, tensor.options["instruct_weight"])
     return Combination(tensor.base, [instruct, *_terms(tensor, [settings["weight"] for settings in tensor.settings])])
 

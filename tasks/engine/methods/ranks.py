@@ -1,8 +1,9 @@
 """The k-th largest |delta| of a tensor, exactly, by counting inside a bracket.
 
-A sample says where the k-th largest will be, within six standard errors; one reading of the tensor then counts what lies
-above that bracket and each value inside it. Where the bracket misses (about never), the counts say on which side to look,
-and the tensor is read once more. The answer does not depend on the sample. A small tensor is sampled whole.
+A sample says where the k-th largest will be, within six standard errors; one reading of the tensor then counts what
+lies above that bracket and each value inside it. Where the bracket misses (about never), the counts say on which
+side to look, and the tensor is read once more. The answer does not depend on the sample. A small tensor is sampled
+whole.
 """
 
 import math
@@ -34,12 +35,12 @@ def sampled_ranges(elements: int) -> list[tuple[int, int]]:
 
 
 class KthLargest:
-    """Finds ``bits``, the k-th largest magnitude (k from 1), ``above``, how many are larger, and ``equal``."""
+    """Finds ``bits``, the k-th largest magnitude (k from 1; -1 until it is known), ``above`` and ``equal``: how many."""
 
     def __init__(self, k: int, elements: int) -> None:
         """Know nothing yet but that it lies somewhere."""
         self.k, self.elements = k, elements
-        self.bits: int | None = None
+        self.bits = -1
         self.above = self.equal = 0
         self._low, self._high = 0, _TOP
         self._most = min(max(1 << (elements // 2).bit_length(), _FEWEST_BINS), _MOST_BINS)
@@ -49,7 +50,7 @@ class KthLargest:
     @property
     def found(self) -> bool:
         """Whether the answer is known."""
-        return self.bits is not None
+        return self.bits >= 0
 
     def bracket(self, samples: Iterable[NDArray[np.uint32]]) -> None:
         """Place the bracket by a sample of magnitudes' bits; a sample that is everything is the answer."""
@@ -80,7 +81,7 @@ class KthLargest:
 
     def narrow(self, above: int) -> None:
         """After all blocks: the answer, or a smaller bracket."""
-        bins = np.sum(list(self._bins.values()), axis=0, dtype=np.int64)
+        bins: NDArray[np.int64] = np.stack(list(self._bins.values())).sum(axis=0, dtype=np.int64)
         self._bins.clear()
         inside = int(bins.sum())
         if self.k <= above:

@@ -95,11 +95,9 @@ class NuslerpRows(Operation):
         out[:] = merged.reshape(-1)
 
 
-def _cosines(
-    one: NDArray[np.float64], both: NDArray[np.float64], other: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _cosines(one: NDArray[np.float64], both: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.maximum(np.sqrt(one), 1e-7) * np.maximum(np.sqrt(other), 1e-7)
-    return np.clip(both / lengths, -1.0, 1.0)
+    return np.clip(both / lengths, -1.0, 1.0)  # type: ignore[no-any-return]
 
 
 def _shares(cosines: NDArray[np.float64], t: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """Task vectors that are thinned out before they are added: TIES, DARE, DELLA, Breadcrumbs.
 
-One operation for all: delta -> thinned -> rescaled -> weighted -> added, or added where the signs agree -> normalised ->
-times lambda -> on the base. The methods differ in how a delta is thinned and in which switches are on.
+One operation for all: delta -> thinned -> rescaled -> weighted -> added, or added where the signs agree ->
+normalised -> times lambda -> on the base. The methods differ in how a delta is thinned and in which switches are on.
 """
 
 import math

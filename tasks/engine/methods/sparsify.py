@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.magnitudes import count_equal
-from ..kernels.masks import drop_above, drop_above_first, keep_above, keep_above_first, keep_marked, keep_random, keep_ranked
+from ..kernels.masks import (
+    drop_above,
+    drop_above_first,
+    keep_above,
+    keep_above_first,
+    keep_marked,
+    keep_random,
+    keep_ranked,
+)
 from .operation import BLOCK_ELEMENTS, Floats
 from .ranks import KthLargest, magnitudes
 
@@ -112,10 +120,10 @@ class _Edge:
 class KeepLargest(KeepAll):
     """Those of rank [skipped, skipped + kept) by magnitude, largest first.
 
-    The largest without `skipped` (TIES, arXiv 2306.01708, section 3), a band with it (Breadcrumbs: Davari and Belilovsky,
-    ECCV 2024, arXiv 2312.06795). Elements that equal an edge are chosen by chance in the right number on average:
-    bfloat16 deltas are multiples of an ulp, and 17 % of them can equal the edge, so that choosing by place would favour
-    the first rows of every matrix. With `by_place` the first ones are taken, exactly as many as asked for.
+    The largest without `skipped` (TIES, arXiv 2306.01708, section 3), a band with it (Breadcrumbs: Davari and
+    Belilovsky, ECCV 2024, arXiv 2312.06795). Elements that equal an edge are chosen by chance in the right number on
+    average: bfloat16 deltas are multiples of an ulp, and 17 % of them can equal the edge, so that choosing by place
+    would favour the first rows of every matrix. With `by_place` the first ones are taken, exactly as many as asked for.
     """
 
     changes = True
