@@ -1,23 +1,21 @@
-"""The table of merge methods: pure functions of tensors, by the names that recipes use.
-
-A method is one function in a file of its family, one line here, and its name in ``recipe.MethodName``; a test holds
-the two tables together, and the algebra tests pick up whatever stands here.
-"""
+"""The merge methods: ``table`` says what each is called and takes, as data that loads without numpy and torch."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from .weighted import weighted_sum
-from .workspace import Workspace
+    from .workspace import Workspace
 
-Method = Callable[[Sequence[Tensor], Sequence[float], Workspace], Tensor]
-"""(chunks, weights, workspace) -> float32, in a buffer of the workspace.
+    Method = Callable[[Sequence[Tensor], Sequence[float], Workspace], Tensor]
+    METHODS: dict[str, Method]
 
-The chunks are one range of one tensor in each source, as views of the files: they are not written to.
-"""
 
-METHODS: dict[str, Method] = {
-    "linear": weighted_sum,
-    "task_arithmetic": weighted_sum,
-}
+def __getattr__(name: str) -> Any:
+    """``METHODS``: the functions of `recipe`'s methods by name, loaded with torch when they are first asked for."""
+    if name != "METHODS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .weighted import weighted_sum
+
+    return {"linear": weighted_sum, "task_arithmetic": weighted_sum}
