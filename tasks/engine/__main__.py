@@ -1,7 +1,8 @@
 """``python -m tasks.engine CONFIG OUT [--also CONFIG OUT ...]``: merges in a process of their own.
 
 CONFIG is mergekit's YAML, or a merge of roles as JSON or YAML: ``{"recipe": {...}, "base": PATH, "instruct": PATH,
-"tuned": {"eu": {"path": PATH, "parent": null}}}``, and ``"max_shard_bytes"`` if wanted. Every ``--also`` is one more output
+"tuned": {"eu": {"path": PATH, "parent": null}}}``, and ``"max_shard_bytes"`` if wanted. Every ``--also`` is one
+more output
 from the same reading of the same models. Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left
 after 2, 130 and 143; after a SIGKILL the same command goes on where it was. With ``--json-lines`` stdout has one
 JSON object per line, told apart by ``event``: progress (at most ten a second), then report (one for each output) or

@@ -66,7 +66,8 @@ def find_instruct(config: MergeConfig, opened: Mapping[str, Checkpoint]) -> str:
     seen = f"{', '.join(found)} each do" if found else f"none of {', '.join(models)} does"
     raise RecipeError(
         f"{config.where}: which model is the instruct model? Expected one whose chat template or "
-        f"generation_config.json {what}; {seen}. Write instruct: FOLDER; configuration, tokenizer and template come from it"
+        f"generation_config.json {what}; {seen}. Write instruct: FOLDER; configuration, tokenizer and "
+        "template come from it"
     )
 
 

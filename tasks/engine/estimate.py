@@ -11,9 +11,9 @@ from .plan import MergePlan
 from .run import available_threads
 
 NS_PER_ELEMENT: dict[str, float] = {
-    "linear": 2.0, "task_arithmetic": 2.2, "language_graft": 2.2, "layer_swap": 2.0, "passthrough": 1.7, "nearswap": 4.0,
-    "slerp": 4.5, "nuslerp": 4.5, "model_stock": 5.5, "ties": 8.0, "breadcrumbs": 8.5, "breadcrumbs_ties": 9.0,
-    "dare_linear": 7.0, "dare_ties": 7.5, "della": 14.0, "della_linear": 13.5,
+    "linear": 2.0, "task_arithmetic": 2.2, "language_graft": 2.2, "layer_swap": 2.0, "passthrough": 1.7,
+    "nearswap": 4.0, "slerp": 4.5, "nuslerp": 4.5, "model_stock": 5.5, "ties": 8.0, "breadcrumbs": 8.5,
+    "breadcrumbs_ties": 9.0, "dare_linear": 7.0, "dare_ties": 7.5, "della": 14.0, "della_linear": 13.5,
 }  # fmt: skip
 """Core time for an element of the output, two or three bfloat16 inputs in the page cache, hashing and writing included;
 from BENCHMARKS.md. An estimate is for choosing between minutes and hours."""

@@ -129,7 +129,7 @@ class Recipe(BaseModel):
             method = "task_arithmetic" if parents else method
         spec = TABLE[method]
         apart = {instruct} if spec.instruct_apart or method in _INSTRUCT_FIRST else set()
-        per_model = spec.of_scope("model")
+        per_model = spec.of_models
         stated = self.model_dump(mode="json", include={"special_rows", "routers", "vocabulary", "seed"})
         mapping: dict[str, Any] = {
             "merge_method": method,

@@ -15,7 +15,8 @@ _ROUTERS = re.compile(
     r"\.(mlp|block_sparse_moe|feed_forward|moe)\.(gate|router|router\.layer|shared_expert_gate)\.(weight|bias|wg\.weight)$"
     r"|\.e_score_correction_bias$"
 )
-"""What decides which experts see a token: Mixtral, Qwen2 and Qwen3 MoE, DeepSeek, GLM, GPT-OSS, OLMoE, Llama 4. (A dense
+"""What decides which experts see a token: Mixtral, Qwen2 and Qwen3 MoE, DeepSeek, GLM, GPT-OSS, OLMoE, Llama 4. (A
+dense
 MLP has a `gate_proj`, which is none.)"""
 
 
@@ -32,7 +33,8 @@ def is_router(name: str) -> bool:
 def instruct_rows(instruct: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Rows that stay as the instruct model has them, for each tensor with one row per token, ascending.
 
-    Those of the chat template's special tokens: the base and the tuned base never trained them, and averaging halves what
+    Those of the chat template's special tokens: the base and the tuned base never trained them, and averaging
+    halves what
     the instruct model learnt. And those behind the last token, which pad the matrix: nothing has trained them anywhere.
     """
     tensors = [

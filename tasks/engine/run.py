@@ -1,6 +1,7 @@
 """The merge itself: threads take blocks, read, compute, round once, write in place; files are hashed in order.
 
-Memory is a few blocks for each thread, whatever the model's size. Whoever has finished a block writes it where it belongs;
+Memory is a few blocks for each thread, whatever the model's size. Whoever has finished a block writes it where it
+belongs;
 one thread at a time, whichever comes by, hashes what is complete up to there, while the block is still in the cache.
 """
 
@@ -270,7 +271,9 @@ def _rows(x: NDArray[np.float32], have: Sequence[int], want: Sequence[int]) -> N
 def _merge_bf16(
     plan: TensorPlan, operation: Combination, task: Task, reader: BlockReader, merge: MergePlan
 ) -> NDArray[np.uint16] | None:
-    """The short way for what is nearly always asked: bfloat16 in, bfloat16 out, one pass. None where it does not fit."""
+    """The short way for what is nearly always asked: bfloat16 in, bfloat16 out, one pass. None where it does not
+    fit.
+    """
     specs = [plan.specs[source] for source in operation.sources]
     if merge.out_dtype != "BF16" or plan.copied_rows or any(spec.dtype != "BF16" for spec in specs):
         return None
@@ -297,8 +300,8 @@ def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:
 def _too_large(plan: TensorPlan, merged: NDArray[np.float32], start: int, dtype: str) -> CheckpointError:
     worst = int(np.argmax(np.where(np.isnan(merged), np.inf, np.abs(merged))))
     return CheckpointError(
-        f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite {dtype}; "
-        "the inputs are finite, so the weights are too large for this type"
+        f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite "
+        f"{dtype}; the inputs are finite, so the weights are too large for this type"
     )
 
 

@@ -2,7 +2,8 @@
 
 Files are written into a hidden sibling, synced, and the folder is renamed. A merge that ends with an error removes the
 sibling. One that is killed leaves it, with a journal of how far each file is known to be right; the same merge (same
-inputs, same recipe) into the same place goes on from there, any other one removes it. The sibling is held by a lock that
+inputs, same recipe) into the same place goes on from there, any other one removes it. The sibling is held by a
+lock that
 dies with its process.
 """
 

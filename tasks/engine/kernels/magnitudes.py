@@ -53,7 +53,7 @@ def count_bracket(
             bits[i] = value
             over += np.uint32(value >= high)
             under += np.uint32(value < low)
-        above += np.int64(over)
+        above += int(over)
         if over + under != stop - start:
             for i in range(stop - start):
                 value = bits[i]

@@ -83,7 +83,7 @@ def add_deltas_bf16(
             bad |= np.uint32((rounded & _EXPONENT) == _EXPONENT)
             bad |= np.uint32(((bits >> _SIXTEEN) & _EXPONENT) == _EXPONENT)
             written[i] = np.uint16(rounded)
-    return bad == 0
+    return bool(bad == 0)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

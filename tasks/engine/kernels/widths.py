@@ -23,7 +23,7 @@ def widen_bf16(stored: NDArray[np.uint16], out: NDArray[np.float32]) -> bool:
         bits = np.uint32(stored[i])
         bad |= np.uint32((bits & _EXPONENT_BF16) == _EXPONENT_BF16)
         out[i] = to_float(bits << _SIXTEEN)
-    return bad == 0
+    return bool(bad == 0)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -37,7 +37,7 @@ def narrow_bf16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> bool:
         bad |= np.uint32((rounded & _EXPONENT_BF16) == _EXPONENT_BF16)
         bad |= np.uint32((bits & _EXPONENT_F32) == _EXPONENT_F32)
         out[i] = np.uint16(rounded)
-    return bad == 0
+    return bool(bad == 0)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -46,4 +46,4 @@ def is_finite(values: NDArray[np.float32]) -> bool:
     bad = np.uint32(0)
     for i in range(values.shape[0]):
         bad |= np.uint32((to_bits(values[i]) & _EXPONENT_F32) == _EXPONENT_F32)
-    return bad == 0
+    return bool(bad == 0)

@@ -35,7 +35,9 @@ def sampled_ranges(elements: int) -> list[tuple[int, int]]:
 
 
 class KthLargest:
-    """Finds ``bits``, the k-th largest magnitude (k from 1; -1 until it is known), ``above`` and ``equal``: how many."""
+    """Finds ``bits``, the k-th largest magnitude (k from 1; -1 until it is known), ``above`` and ``equal``: how
+    many.
+    """
 
     def __init__(self, k: int, elements: int) -> None:
         """Know nothing yet but that it lies somewhere."""
