@@ -18,7 +18,7 @@ from tasks.sources.protocol import Source
 
 CARD = "README.md"
 CARD_BYTES = 1 << 20
-"""Of a card. The largest that were seen, with results of hundreds of benchmarks, have less."""
+"""Of a card; a larger one is not read, and its licence unknown."""
 MOST_FURTHER = 32
 """Ancestors that are looked up beyond the models at hand."""
 MOST_CHARACTERS = 200
