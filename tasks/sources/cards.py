@@ -72,10 +72,12 @@ def ancestry(source: Source, models: Iterable[tuple[ModelRef, Path]]) -> list[An
     reader = _Reader(source)
     found: dict[str, Ancestor] = {}
     waiting: list[tuple[str, str]] = []
-    for ref, folder in models:
+    for ref, folder in dict(models).items():
         card, read = reader.at(ref, folder)
-        found[ref.repo_id] = _ancestor(ref.repo_id, card, read)
-        waiting += [(name, ref.repo_id) for name in card.made_from]
+        # Two states of one repository are two ancestors: the licence may have changed between them.
+        name = str(ref) if ref.repo_id in found else ref.repo_id
+        found[name] = _ancestor(name, card, read)
+        waiting += [(origin, name) for origin in card.made_from]
     # Some cards name what is at hand without its owner.
     looked_up = {*found, *(name.partition("/")[2] for name in found)}
     for _ in range(MOST_FURTHER):

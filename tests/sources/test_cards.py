@@ -91,6 +91,14 @@ def test_the_card_of_each_model_is_read_at_its_revision(source: HubSource, push:
         ]
 
 
+def test_two_states_of_one_repository_are_two_ancestors_and_one_state_is_one(
+    source: HubSource, push: Push, tmp_path: Path
+) -> None:
+    old, new = push("base", card("cc-by-nc-4.0")), push("base", card("mit"), when="2026-11-21T00:00:00Z")
+    found = ancestry(source, [(old, tmp_path), (new, tmp_path), (old, tmp_path)])
+    assert [(one.name, one.stated.key) for one in found] == [(old.repo_id, "cc-by-nc-4.0"), (str(new), "mit")]
+
+
 def test_ancestors_are_followed_to_where_nobody_names_more(
     source: HubSource, org: str, push: Push, tmp_path: Path
 ) -> None:
