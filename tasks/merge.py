@@ -2,22 +2,26 @@
 
 import json
 import shutil
-from typing import Any, cast
-from uuid import UUID, uuid4
+from pathlib import Path
+from uuid import uuid4
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.child import Event, run_child
+from tasks.domain.card import card_files, merge_config
 from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
-from tasks.domain.models import Digest
+from tasks.domain.licences import LICENCE_FILE
+from tasks.domain.models import Artifact, Digest
 from tasks.domain.overview import page_key
-from tasks.doors import open_ledger, open_store
+from tasks.domain.words import duration, size
+from tasks.doors import open_ledger, open_source, open_store
+from tasks.progress import ProgressBar
 from tasks.runs import is_transient, start_run
 from tasks.settings import settings
+from tasks.sources.cards import ancestry
 
 
 @task(name="merge", task_run_name="merge {job.name}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient)
@@ -49,44 +53,41 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
 
 @task(name="graft", task_run_name="graft {job.name}", cache_policy=NO_CACHE)
 def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
-    """Run the engine in a child process, adopt the result into the store, record its lineage."""
-    store, logger = open_store(), get_run_logger()
+    """Run the engine in a child process, write the card, adopt the result into the store, record how it was made."""
+    store = open_store()
+    folders = {role: store.get(digest).folder for role, digest in inputs.items()}
     scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
-    config = scratch / "config.json"
-    config.write_text(json.dumps(_engine_config(job, inputs), indent=1))
-    key = page_key("merge", job.family, job.target)
-    progress = cast(UUID, create_progress_artifact(0.0, key=key, description=f"Merge {job.name}"))
+    config, out = scratch / "config.json", scratch / "out"
+    config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
+    progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
     report = run_child(
         "tasks.engine",
-        [str(config), str(scratch / "out"), "--json-lines"],
+        [str(config), str(out), "--json-lines"],
         deadline_seconds=settings().evaluate_deadline_seconds,
-        on_event=lambda event: _show(progress, event),
+        on_event=progress,
     )
-    artifact = store.adopt(scratch / "out")
+    _describe(job, folders, report, out)
+    artifact = store.adopt(out)
     shutil.rmtree(scratch)
-    open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=float(report.get("seconds", 0.0)))
-    logger.info(
-        "merged %s: artifact %s, %d bytes in %.2f s, peak %d MiB",
-        job.name,
-        artifact.short,
-        report.get("bytes_written", 0),
-        report.get("seconds", 0.0),
-        int(report.get("peak_rss_bytes", 0)) >> 20,
-    )
+    _record(job, artifact, report, progress)
     return artifact.digest
 
 
-def _engine_config(job: Job, inputs: dict[str, Digest]) -> dict[str, Any]:
-    folder = {role: open_store().get(digest).folder for role, digest in inputs.items()}
-    languages = [role.split(":", 1)[1] for role in folder if role.startswith("tuned:")]
-    return {
-        "recipe": dict(job.lineage.recipe),
-        "base": folder["base"],
-        "instruct": folder["instruct"],
-        "tuned": {c: {"path": folder[f"tuned:{c}"], "parent": folder.get(f"parent:{c}")} for c in languages},
-    }
+def _describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> None:
+    """Write the card, and the licence where it is none of the Hub's, beside what the engine made."""
+    models = [(part.ref, Path(folders[part.role])) for part in job.lineage.ingredients]
+    licence = out / LICENCE_FILE
+    donated = licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else ""
+    ancestors = ancestry(open_source(), models)
+    for name, text in card_files(job.lineage, ancestors, report, licence_file=donated).items():
+        (out / name).write_text(text, encoding="utf-8")
 
 
-def _show(progress: UUID, event: Event) -> None:
-    if event["event"] == "progress" and event.get("total"):
-        update_progress_artifact(progress, 100.0 * event["done"] / event["total"])
+def _record(job: Job, artifact: Artifact, report: Event, progress: ProgressBar) -> None:
+    """Put down what was made and what it took: in the ledger, the progress artifact and the log."""
+    seconds, peak = float(report["seconds"]), report.get("peak_rss_bytes")
+    open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=seconds, peak_bytes=peak)
+    written = int(report["bytes_written"])
+    told = f"{size(written)} in {duration(seconds)}, {written / seconds / 1e9:.2f} GB/s, peak {size(peak)}"
+    progress.end(told)
+    get_run_logger().info("merged %s: artifact %s, %s", job.name, artifact.short, told)

@@ -1,0 +1,197 @@
+"""The card of a merged folder: what it is, from what, how to make it again, and under which licence. Pure text.
+
+It is written beside the files and counts for nothing in their content digest. Whatever is not known is said to be so.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from tasks.domain.licences import LICENCE_FILE, Ancestor, Inherited, inherit, titled
+from tasks.domain.lineage import Ingredient, Lineage, content_digest
+from tasks.domain.models import FileDigest
+from tasks.domain.report import plain
+
+CARD = "README.md"
+RANDOM_METHODS = ("dare", "della")
+"""How the names of methods begin that draw at random, and so have a seed."""
+Report = Mapping[str, Any]
+"""The engine's last event; every key of it may be missing."""
+
+
+def merge_config(recipe: Mapping[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
+    """What ``empelt merge`` and the engine are given.
+
+    Args:
+        recipe: as the lineage has it.
+        folders: role -> folder of every ingredient: ``base``, ``instruct``, ``tuned:eu``, and ``parent:eu`` if stated.
+    """
+    tuned = {role.partition(":")[2]: folder for role, folder in folders.items() if role.startswith("tuned:")}
+    return {
+        "recipe": dict(recipe),
+        "base": folders["base"],
+        "instruct": folders["instruct"],
+        "tuned": {code: {"path": path, "parent": folders.get(f"parent:{code}")} for code, path in tuned.items()},
+    }
+
+
+def card_files(
+    lineage: Lineage, ancestors: Sequence[Ancestor], report: Report, *, licence_file: str = ""
+) -> dict[str, str]:
+    """The files that describe a merged folder, by name: its card, and its licence where that is none of the Hub's.
+
+    Args:
+        lineage: of the merge.
+        ancestors: every model that went into it, and theirs, with the licences that their cards state.
+        report: of the engine.
+        licence_file: what stands in the folder's LICENSE.md, from the instruct parent; it is kept below ours.
+    """
+    found = inherit(ancestors)
+    name = titled(f"{lineage.ref_of('instruct').slug}-{lineage.target}", found.begins)
+    licence = _licence(found, ancestors)
+    head = yaml.safe_dump(_head(lineage, ancestors, found), sort_keys=False, allow_unicode=True, width=1000)
+    body = [f"# {name}", "", *(line for words in found.shows for line in (f"**{words}**", ""))]
+    body += _about(lineage)
+    if found.warnings:
+        body += ["## Before it is passed on", "", *(f"- {plain(told)}" for told in found.warnings), ""]
+    body += [*_recipe(lineage, report), *_parents(lineage), *_deltas(report), *_again(lineage, report)]
+    files = {CARD: f"---\n{head}---\n\n" + "\n".join([*body, "## Licence", "", *licence])}
+    if found.link == LICENCE_FILE:
+        kept = ["---", "", f"The instruct model's own {LICENCE_FILE}:", "", licence_file] if licence_file else []
+        files[LICENCE_FILE] = "\n".join([f"# Licence of {name}", "", *licence, *kept])
+    return files
+
+
+def _head(lineage: Lineage, ancestors: Sequence[Ancestor], found: Inherited) -> dict[str, Any]:
+    """The YAML that the Hub reads."""
+    instruct = lineage.ref_of("instruct").repo_id
+    spoken = [code for one in ancestors if one.name == instruct for code in one.languages]
+    method = lineage.recipe.get("method")
+    named = {"license_name": found.name, "license_link": found.link} if found.licence == "other" else {}
+    head = {
+        "base_model": list(dict.fromkeys(part.ref.repo_id for part in lineage.ingredients)),
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "language": list(dict.fromkeys([*spoken, *_languages(lineage)])),
+        "license": found.licence,
+        **named,
+        "tags": ["merge", "empelt", *([str(method)] if method else [])],
+    }
+    return {key: value for key, value in head.items() if value}
+
+
+def _about(lineage: Lineage) -> list[str]:
+    languages = _languages(lineage)
+    tuned = ", ".join(f"{lineage.ref_of(f'tuned:{code}').repo_id} ({plain(code)})" for code in languages)
+    learnt = f"with what {tuned} learnt put into its weights" if tuned else "put together from its parts alone"
+    return [
+        f"The instruct model {lineage.ref_of('instruct').repo_id} {learnt}. Nothing was trained: every weight is "
+        "computed from those of the parents below. Configuration, tokenizer and chat template are the instruct "
+        "model's.",
+        "",
+        "This card was written with the files, before anything was measured: it has no scores.",
+        "",
+    ]
+
+
+def _recipe(lineage: Lineage, report: Report) -> list[str]:
+    recipe = lineage.recipe
+    seed = recipe.get("seed")
+    drawn = str(recipe.get("method", "")).startswith(RANDOM_METHODS)
+    untold = "not recorded, though the method draws at random" if drawn else "none, since nothing is drawn at random"
+    lines = ["## Recipe", "", *_block("yaml", _yaml(dict(recipe)))]
+    lines += [f"- engine version: `{lineage.engine_version}`", f"- seed: {untold if seed is None else f'`{seed}`'}"]
+    coefficients = report.get("coefficients")
+    if isinstance(coefficients, Mapping) and isinstance(coefficients.get("b"), Mapping):
+        each = {"instruct": coefficients.get("a"), **coefficients["b"]}
+        told = ", ".join(f"{plain(name)} `{value}`" for name, value in each.items())
+        lines.append(f"- coefficient of each delta: {told}")
+    return [*lines, ""]
+
+
+def _parents(lineage: Lineage) -> list[str]:
+    lines = ["## Parents", ""]
+    for part in lineage.ingredients:
+        lines += [f"- **{plain(part.role)}** {part.ref.repo_id}", f"  - revision `{part.ref.revision}`"]
+        lines += [f"  - content `{part.digest}`"]
+    told = "`content` is sha256 over the sorted lines `path NUL sha256 LF` of weights, config, tokenizer and template."
+    return [*lines, "", told, ""]
+
+
+def _deltas(report: Report) -> list[str]:
+    """What the engine found out about the deltas, and warned of."""
+    norms = report.get("norms")
+    told = {k: v for k, v in norms.items() if isinstance(v, int | float)} if isinstance(norms, Mapping) else {}
+    warned = [one.get("message", one) if isinstance(one, Mapping) else one for one in report.get("warnings") or ()]
+    lines = [f"- {plain(key)}: `{value:.4g}`" for key, value in told.items()]
+    lines += [f"- **warning**: {plain(str(one))}" for one in warned]
+    return ["## Deltas", "", "What the engine found out about them:", "", *lines, ""] if lines else []
+
+
+def _again(lineage: Lineage, report: Report) -> list[str]:
+    places = {part.role: f"parents/{part.role.replace(':', '-')}" for part in lineage.ingredients}
+    config = merge_config(lineage.recipe, places)
+    made = _made(report)
+    return [
+        "## The same merge again",
+        "",
+        *_block("sh", "\n".join([*(_download(p, places[p.role]) for p in lineage.ingredients), _MERGE])),
+        "with this as `merge.yaml`:",
+        "",
+        *_block("yaml", _yaml(config)),
+        *([f"The content digest of what that makes is `{made}`, as of this folder.", ""] if made else []),
+    ]
+
+
+_MERGE = "empelt merge merge.yaml merged"
+
+
+def _download(part: Ingredient, place: str) -> str:
+    return f"hf download {part.ref.repo_id} --revision {part.ref.revision} --local-dir {shlex.quote(place)}"
+
+
+def _made(report: Report) -> str:
+    """Content digest of the files that the engine wrote; empty if it did not tell."""
+    files = report.get("files")
+    if not isinstance(files, Mapping) or not files:
+        return ""
+    return content_digest(FileDigest(path=path, sha256=f["sha256"], size=f["size"]) for path, f in files.items())
+
+
+def _licence(found: Inherited, ancestors: Sequence[Ancestor]) -> list[str]:
+    named = f" ({found.name})" if found.name else ""
+    lines = [f"**{found.licence}{named}**. {plain(found.reason)}", ""]
+    lines += ["Asked of whoever passes the model on, in short:", ""]
+    lines += [f"- {plain(one.licence)} ({plain(one.names)}): {one.words}" for one in found.conditions]
+    if found.begins:
+        lines.append(f"- Its name begins with “{found.begins}”.")
+    lines += [f"- “{words}” is shown beside it." for words in found.shows]
+    lines += [f"- Its NOTICE file says: “{notice}”" for notice in found.notices]
+    lines += ["", "What each ancestor states:", ""]
+    lines += [f"- {plain(one.name)}: {_stated(one)}; read from {plain(one.read)}" for one in ancestors]
+    return [
+        *lines,
+        "",
+        "Any other LICENSE or NOTICE file in this folder is the instruct model's. This was computed by rules from what "
+        "the cards state: it is a help and no legal advice.",
+        "",
+    ]
+
+
+def _stated(one: Ancestor) -> str:
+    parts = [part for part in (one.stated.licence, one.stated.name, one.stated.link) if part]
+    return plain(", ".join(parts)) if parts else "no licence"
+
+
+def _languages(lineage: Lineage) -> list[str]:
+    return [part.role.partition(":")[2] for part in lineage.ingredients if part.role.startswith("tuned:")]
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n")
+
+
+def _block(kind: str, text: str) -> list[str]:
+    return [f"```{kind}", text, "```", ""]
