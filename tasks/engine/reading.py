@@ -89,16 +89,19 @@ class BlockReader:
         self._grow(elements)
 
     def _grow(self, elements: int) -> None:
-        self._raw = np.empty((self._sources, elements * 2), np.uint8)
-        self._wide = np.empty((self._sources, elements), np.float32)
+        self._raw = np.empty(self._sources * elements, np.uint16)
+        self._wide = np.empty(self._sources * elements, np.float32)
+
+    def _room(self, sources: int, length: int) -> None:
+        if len(self._wide) < sources * length:
+            self._sources = max(self._sources, sources)
+            self._grow(length)
 
     def bf16(self, specs: Iterable[TensorSpec], start: int, stop: int) -> NDArray[np.uint16]:
         """The bits of elements [start, stop), uint16 [sources, stop - start]; all specs are BF16."""
-        length = stop - start
-        if self._wide.shape[1] < length:
-            self._grow(length)
-        specs = list(specs)
-        raw = self._raw.view(np.uint16)[: len(specs), :length]
+        length, specs = stop - start, list(specs)
+        self._room(len(specs), length)
+        raw = self._raw[: len(specs) * length].reshape(len(specs), length)
         for row, spec in zip(raw, specs, strict=True):
             self._files.fill(spec, start, row)
         return raw
@@ -111,14 +114,12 @@ class BlockReader:
         Raises:
             CheckpointError: NaN or Inf in an input, with file, tensor and place.
         """
-        length = stop - start
-        if self._wide.shape[1] < length:
-            self._grow(length)
-        specs = list(specs)
-        wide = self._wide[: len(specs), :length]
+        length, specs = stop - start, list(specs)
+        self._room(len(specs), length)
+        wide = self._wide[: len(specs) * length].reshape(len(specs), length)
         for row, spec in zip(wide, specs, strict=True):
             if spec.dtype == "BF16":
-                raw = self._raw[0].view(np.uint16)[:length]
+                raw = self._raw[:length]
                 self._files.fill(spec, start, raw)
                 finite = widen_bf16(raw, row)
             elif spec.dtype == "F32":

@@ -26,21 +26,22 @@ def key_of(seed: int, tensor: str, model: int) -> np.uint64:
     return np.uint64(int.from_bytes(said[:KEY_BYTES], "little"))
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def uniform(key: np.uint64, place: np.int64) -> np.float32:
     """A multiple of 2^-24 in [0, 1) for the element at this flat place."""
-    low = np.uint32(place)
+    # numba computes in 64 bits where two uint32 meet: every step is cut back to 32.
     high = np.uint32(np.uint64(place) >> np.uint64(32))
-    h = low ^ np.uint32(key)
-    h ^= h >> np.uint32(16)
-    h *= np.uint32(0x7FEB352D)
-    h ^= h >> np.uint32(15)
-    h += np.uint32(key >> np.uint64(32)) ^ (high * np.uint32(0x9E3779B9))
-    h *= np.uint32(0x846CA68B)
-    h ^= h >> np.uint32(16)
-    h *= np.uint32(0x7FEB352D)
-    h ^= h >> np.uint32(15)
-    h *= np.uint32(0x846CA68B)
-    h ^= h >> np.uint32(16)
+    second = np.uint32(np.uint32(key >> np.uint64(32)) ^ np.uint32(high * np.uint32(0x9E3779B9)))
+    h = np.uint32(np.uint32(place) ^ np.uint32(key))
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    h = np.uint32(h * np.uint32(0x7FEB352D))
+    h = np.uint32(h ^ (h >> np.uint32(15)))
+    h = np.uint32(h + second)
+    h = np.uint32(h * np.uint32(0x846CA68B))
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    h = np.uint32(h * np.uint32(0x7FEB352D))
+    h = np.uint32(h ^ (h >> np.uint32(15)))
+    h = np.uint32(h * np.uint32(0x846CA68B))
+    h = np.uint32(h ^ (h >> np.uint32(16)))
     # Through a signed integer: there is no vector instruction from unsigned ones to float32 before AVX-512.
     return np.float32(np.int32(h >> np.uint32(8))) * np.float32(2.0**-24)

@@ -15,7 +15,7 @@ from ..kernels.chance import key_of
 from ..kernels.consensus import add_agreeing, add_all
 from ..kernels.masks import absolute_sum, subtract
 from .deltas import divided
-from .operation import BLOCK_ELEMENTS, Block, Floats, Operation, Stage, Tensor
+from .operation import Block, Floats, Operation, Stage, Tensor
 from .ranks import sampled_ranges
 from .sparsify import KeepAll, KeepLargest, KeepNone, KeepRandom, KeepRanked
 
@@ -85,12 +85,12 @@ class Thinned(Operation):
         return whole, absolute_sum(delta)
 
     def _scratch(self, block: Block) -> Floats:
-        """[models, n] of this thread."""
-        length = block.x.shape[1]
+        """[models, n] of this thread, contiguous."""
+        size = len(self._kept) * block.x.shape[1]
         held: Floats | None = getattr(self._buffers, "deltas", None)
-        if held is None or held.shape[1] < length:
-            held = self._buffers.deltas = np.empty((len(self._kept), max(length, BLOCK_ELEMENTS)), np.float32)
-        return held[:, :length]
+        if held is None or len(held) < size:
+            held = self._buffers.deltas = np.empty(size, np.float32)
+        return held[:size].reshape(len(self._kept), -1)
 
     def apply(self, block: Block, out: Floats) -> None:
         """The merged block."""
