@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             max_shard_bytes=first.max_shard_bytes,
             threads=options.threads,
             labels=first.labels,
+            base=first.base,
         )
     except MergeError as error:
         if options.json_lines:
@@ -119,7 +120,9 @@ def _read(pairs: list[tuple[Path, Path]], allow_foreign_parent: bool) -> dict[Pa
 def _tell_plans(wanted: dict[Path, MergeFile], threads: int | None, *, as_json: bool) -> None:
     first = next(iter(wanted.values()))
     configs = {out: file.config for out, file in wanted.items()}
-    for out, plan in plan_all(configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels).items():
+    for out, plan in plan_all(
+        configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels, base=first.base
+    ).items():
         OutputFolder(out, output_bytes(plan), plan.identity())  # refuses what is there already, and a full disk
         told = estimate(plan, out, threads)
         if as_json:

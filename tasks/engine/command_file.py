@@ -21,6 +21,8 @@ class MergeFile(NamedTuple):
     labels: dict[str, str]
     """What messages call the folders."""
     max_shard_bytes: int
+    base: Path | None = None
+    """Of a merge of roles."""
 
 
 def read_merge_file(path: Path) -> MergeFile:
@@ -49,7 +51,7 @@ def read_merge_file(path: Path) -> MergeFile:
         raise RecipeError(f"{path}: max_shard_bytes is {size!r}, expected a number of bytes above 0")
     recipe = parse_recipe(content["recipe"], f"{path}: recipe")
     base, instruct = (_path(content[role], f"{path}: {role}") for role in ("base", "instruct"))
-    return MergeFile(*by_roles(recipe, base, instruct, tuned), size)
+    return MergeFile(*by_roles(recipe, base, instruct, tuned), size, base)
 
 
 def _load_json(path: Path) -> Any:

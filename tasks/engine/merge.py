@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def merge(
     on_progress: OnProgress | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     threads: int | None = None,
+    allow_foreign_parent: bool = False,
 ) -> MergeReport:
     """Merge by a recipe of roles. The folder appears whole or not at all, and the same inputs give the same bytes.
 
@@ -80,6 +81,7 @@ def merge(
         on_progress: Called about every 128 KB from a thread of the merge; what it raises ends the merge.
         max_shard_bytes: Data bytes per output file.
         threads: All available cores by default.
+        allow_foreign_parent: Merge although the weights contradict a stated parent, or cannot tell.
 
     Raises:
         RecipeError: The recipe does not fit these languages.
@@ -87,8 +89,14 @@ def merge(
         WriteError: The output exists or cannot be written; `DiskFull` when there is no room.
     """
     config, labels = by_roles(recipe, base, instruct, tuned)
+    config = replace(config, allow_foreign_parent=allow_foreign_parent)
     report = merge_configs(
-        {out: config}, on_progress=on_progress, max_shard_bytes=max_shard_bytes, threads=threads, labels=labels
+        {out: config},
+        on_progress=on_progress,
+        max_shard_bytes=max_shard_bytes,
+        threads=threads,
+        labels=labels,
+        base=base,
     )[out]
     sums = recipe.method in ("linear", "task_arithmetic")
     return MergeReport(**{**vars(report), "coefficients": recipe.coefficients(list(tuned)) if sums else None})
@@ -117,6 +125,7 @@ def merge_configs(
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     threads: int | None = None,
     labels: Mapping[str, str] | None = None,
+    base: Path | None = None,
 ) -> dict[Path, MergeReport]:
     """Merge the same models in several ways, each input read once: a sweep over k weights costs k writes, not k reads.
 
@@ -126,12 +135,13 @@ def merge_configs(
         max_shard_bytes: As in `merge`.
         threads: As in `merge`.
         labels: What messages call the folders.
+        base: The base of a method that does not read it: the others are held against it all the same.
 
     Raises:
         MergeError: As in `merge`; then none of the folders exists.
     """
     began = time.monotonic()
-    plans = plan_all(configs, max_shard_bytes=max_shard_bytes, labels=labels)
+    plans = plan_all(configs, max_shard_bytes=max_shard_bytes, labels=labels, base=base)
     workers = threads or available_threads()
     with ExitStack() as folders:
         outputs = [Output(plan, folders.enter_context(_folder(plan, out))) for out, plan in plans.items()]
@@ -154,6 +164,7 @@ def plan_all(
     *,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     labels: Mapping[str, str] | None = None,
+    base: Path | None = None,
 ) -> dict[Path, MergePlan]:
     """Open every model once, and plan each output; what is wrong anywhere is told at once.
 
@@ -168,14 +179,21 @@ def plan_all(
         raise RecipeError(f"outputs of one reading must be merged from the same models, found {told}; merge them apart")
     opened: dict[str, Checkpoint] = {}
     problems: list[MergeError] = []
-    for name in dict.fromkeys(name for config in configs.values() for name in names(config)):
+    apart = [] if base is None else [str(base)]
+    for name in dict.fromkeys([name for config in configs.values() for name in names(config)] + apart):
         try:
             opened[name] = Checkpoint.open(Path(name))
         except MergeError as error:
             problems += error.problems
     refuse_all(problems)
     return {
-        out: plan_merge(config, opened, labels=labels, max_shard_bytes=max_shard_bytes)
+        out: plan_merge(
+            config,
+            opened,
+            base=None if base is None else str(base),
+            labels=labels,
+            max_shard_bytes=max_shard_bytes,
+        )
         for out, config in configs.items()
     }
 

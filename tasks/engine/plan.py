@@ -74,6 +74,8 @@ class MergePlan:
     """As safetensors spells it."""
     names: tuple[str, ...]
     """What the configuration calls each source."""
+    unread_base: Checkpoint | None = None
+    """Of a method that does not read it."""
 
     @property
     def donor(self) -> Path:
@@ -82,11 +84,11 @@ class MergePlan:
 
     def roles(self) -> Roles | None:
         """Who is whose child, where the method takes deltas against a base; None elsewhere."""
-        if self.config.base_model is None or self.config.spec.base == "unused":
-            return None
         known = dict(zip(self.names, self.sources, strict=True))
-        base, instruct = known[self.config.base_model].checkpoint, self.sources[0].checkpoint
-        if base is instruct:
+        base, instruct = self.unread_base, self.sources[0].checkpoint
+        if self.config.base_model is not None and self.config.spec.base != "unused":
+            base = known[self.config.base_model].checkpoint
+        if base is None or base is instruct:
             return None
         tuned = {
             known[entry.model].label.removeprefix("tuned base "): (
@@ -137,6 +139,7 @@ def plan_merge(
     config: MergeConfig,
     opened: Mapping[str, Checkpoint],
     *,
+    base: str | None = None,
     labels: Mapping[str, str] | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
 ) -> MergePlan:
@@ -144,7 +147,8 @@ def plan_merge(
 
     Args:
         config: What to do.
-        opened: Every model of `names(config)`, open.
+        opened: Every model of `names(config)`, and `base`, open.
+        base: The base of a method that does not read it: the others are held against it all the same.
         labels: What messages call them; their folders by default.
         max_shard_bytes: Data bytes per output file.
 
@@ -158,6 +162,8 @@ def plan_merge(
     order = tuple(dict.fromkeys([donor, *names(config)]))
     sources = tuple(Source((labels or {}).get(name, name), opened[name]) for name in order)
     instruct, others = sources[0].checkpoint, {source.label: source.checkpoint for source in sources[1:]}
+    if base is not None:
+        others.setdefault((labels or {}).get(base, base), opened[base])
     refuse_all(
         [
             *config_problems(instruct, others),
@@ -169,7 +175,9 @@ def plan_merge(
     layout = lay_out({name: spec.shape for name, spec in instruct.tensors.items()}, dtype, max_shard_bytes)
     refuse_all([RecipeError(line) for line in unmatched_filters(config, instruct.tensors)])
     written = [name for shard in layout.shards for name in shard.tensors]
-    plan = MergePlan(config, sources, _tensor_plans(config, sources, order, written), layout, dtype, order)
+    plan = MergePlan(
+        config, sources, _tensor_plans(config, sources, order, written), layout, dtype, order, opened.get(base or "")
+    )
     roles = plan.roles()
     if roles is not None and not config.allow_foreign_parent:
         refuse_all(check_parents(*roles))

@@ -3,7 +3,8 @@
 import re
 
 from .checkpoint import Checkpoint
-from .vocabulary import chat_template, chat_token_ids, read_vocabulary
+from .errors import ConfigMismatch
+from .vocabulary import chat_token_ids, read_vocabulary
 
 _TOKEN_TENSORS = (
     "embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight",
@@ -34,19 +35,26 @@ def instruct_rows(instruct: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Rows that stay as the instruct model has them, for each tensor with one row per token, ascending.
 
     Those of the chat template's special tokens: the base and the tuned base never trained them, and averaging
-    halves what
-    the instruct model learnt. And those behind the last token, which pad the matrix: nothing has trained them anywhere.
+    halves what the instruct model learnt. And those behind the last token, which pad the matrix: nothing has trained
+    them anywhere.
+
+    Raises:
+        CheckpointError: The model has no chat template, or no tensor with a row per token.
     """
     tensors = [
         (name, spec.shape[0])
         for name, spec in instruct.tensors.items()
         if is_token_tensor(name) and len(spec.shape) == 2
     ]
-    chat = chat_token_ids(instruct.path) if chat_template(instruct.path) else []
-    known = read_vocabulary(instruct.path) if (instruct.path / "tokenizer.json").is_file() else {}
+    if not tensors:
+        raise ConfigMismatch(
+            f"{instruct.path}: no tensor ends in one of {', '.join(_TOKEN_TENSORS)}, so special_rows: instruct finds no "
+            "rows; set special_rows: merge"
+        )
+    chat, known = chat_token_ids(instruct.path), read_vocabulary(instruct.path)
     found = {}
     for name, height in tensors:
-        padding = range(max(known) + 1, height) if known else range(0)
+        padding = range(max(known, default=height) + 1, height)
         rows = tuple(sorted({row for row in chat if row < height} | set(padding)))
         if rows:
             found[name] = rows

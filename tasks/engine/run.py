@@ -98,7 +98,7 @@ class _Merge:
         self._hashing = False
         self._order = threading.Condition()
         self._error: BaseException | None = None
-        self._done = sum(target.resumed for target in self._targets)
+        self._done = sum(target.begun for target in self._targets)
         self._total = sum(shard.size_bytes for output in outputs for shard in output.plan.layout.shards)
 
     def run(self, threads: int) -> None:
@@ -231,13 +231,14 @@ class _Target:
                 self._where[name] = file, offset
                 offset += output.plan.tensors[name].tensor.elements * self._item
                 self._ends[name] = offset
-        self.resumed = output.folder.resumed_bytes
+        self.begun = sum(file.hashed for file in self._files)
+        self._resumed = output.folder.resumed_bytes > 0
         self._noted = {file.name: file.hashed for file in self._files}
 
     def has(self, name: str) -> bool:
         """Whether a merge that was killed has written all of this tensor."""
         file, _ = self._where[name]
-        return bool(self.resumed) and file.hashed >= self._ends[name]
+        return self._resumed and file.hashed >= self._ends[name]
 
     def place(self, name: str, start: int, data: NDArray[Any]) -> None:
         """Write a block where it belongs."""

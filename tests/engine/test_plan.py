@@ -17,7 +17,7 @@ from tasks.engine.errors import (
 )
 from tasks.engine.layout import lay_out
 from tasks.engine.merge import TunedPaths, merge
-from tasks.engine.plan import TunedInput, plan_merge
+from tasks.engine.plan import plan_merge
 from tasks.engine.recipe import Recipe
 
 
