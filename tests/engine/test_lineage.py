@@ -133,6 +133,15 @@ def test_a_model_half_way_between_two_candidates_is_undecided(opened: Open):
     assert re.search(r"cannot be told apart: its place between them is 0\.[45]\d \+- 0\.0\d", found.reason)
 
 
+def test_the_mean_of_two_models_is_undecided_though_it_is_nearer_to_one_by_rounding(opened: Open):
+    instruct = moved(BASE, 1, 0.05)
+    mean = {name: (BASE[name].astype(np.float32) + instruct[name].astype(np.float32)) / 2 for name in BASE}
+    candidates = {name: opened(name, w, torch.float32) for name, w in (("base", BASE), ("instruct", instruct))}
+    found = prove_parent(opened("mean", mean, torch.float32), candidates)
+    assert found.parent is None
+    assert found.distances["base"] == pytest.approx(found.distances["instruct"], rel=1e-6)
+
+
 def test_a_delta_40_times_as_long_as_what_tells_the_candidates_apart_is_undecided(opened: Open):
     instruct = moved(BASE, 1, 0.005)
     candidates = {
