@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from deployments import completion
+from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
 from tasks.doors import open_ledger
 from tasks.settings import Settings, settings
@@ -112,6 +113,51 @@ def merge(
 
     report, text = merge_here(config, folder, quiet=as_json, console=err)
     show(report, as_json, text)
+
+
+@app.command(cls=SpreadCommand)
+def lineage(
+    model: Annotated[Path, typer.Argument(help="Folder of the model whose parent is asked for.")],
+    candidates: Annotated[
+        list[Path], typer.Option(metavar="FOLDER...", help="Possible parents: one or more, or given again and again.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Name a model's parent among candidates, by sampled weights. Folders on this disk; no server, no network.
+
+    Reads a few hundred kB of each. A distance has no direction: offer possible parents only, no children.
+
+    Exit codes: 0 a parent is named, 2 none is certain, with the reason.
+    """
+    from deployments.lineage import as_text, read_lineage
+
+    found = read_lineage(model, candidates)
+    show(found, as_json, as_text(found))
+    if found["parent"] is None:
+        err.print(f"undecided: {found['reason']}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(2)
+
+
+@app.command("diff")
+def diff_models(
+    one: Annotated[Path, typer.Argument(metavar="A", help="Folder of a model.")],
+    other: Annotated[Path, typer.Argument(metavar="B", help="Folder of another one.")],
+    png: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the heat map over layers there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models tensor by tensor: norms, distances, cosines, and a heat map over layers. Reads all of both.
+
+    Exit codes: 0 compared, however different they are; 2 a folder cannot be read, or FILE.png cannot be written.
+    """
+    from deployments.diffing import as_json as report
+    from deployments.diffing import as_map, as_text, compare
+
+    found, grid = compare(one, other, png, quiet=as_json, console=err)
+    show(report(one, other, png, found) if as_json else {}, as_json, as_text(found))
+    if not as_json:
+        out.print(as_map(grid, out.width), end="", soft_wrap=True)
+        if png is not None:
+            show({}, False, str(png))
 
 
 @app.command()

@@ -21,7 +21,7 @@ known to fail with: Sailor on Qwen1.5-Chat keeps one ability or loses both (WIDE
 pre-training collapses (arXiv 2605.25846), both without a figure. The figure is the demo family's: languages of 0.11
 and 0.12 graft well, one tuned twice as far spoilt the answers' format, and four together, 0.28, undo one another."""
 UNEVEN = 10.0
-"""|tau_L| / |tau_I| from which on the instruct delta drowns. The demo's merges work at 3.5 to 4."""
+"""|tau_L| / |tau_I| from which on the instruct delta drowns. The demo's merges work at 2.5 to 4."""
 ALIKE = 0.5
 """Cosine from which on two deltas are called near-duplicates: a quarter of the one's square length is the other's, and
 a sum counts it twice. Deltas that were trained apart are nearly orthogonal (Ilharco et al., arXiv 2212.04089); in

@@ -27,10 +27,11 @@ ENOUGH_SIGMAS = 3.0
 """Standard errors by which a projection must be clear of its limit."""
 LIKENESS = 1 / 15
 """Cosine up to which two deltas agree though their models were trained apart. In the layers of the demo families it is
-0.04 to 0.065 for ten pairs of a language and an instruct delta. It shifts the projection by |M - A| / |B - A| times as
+0.03 to 0.064 for ten pairs of a language and an instruct delta. It shifts the projection by |M - A| / |B - A| times as
 much, so what is that far from the candidate must be all the clearer: from 15 times on nothing can be said."""
-MOST_SIGMAS = 1000.0
-"""Told where there is no doubt at all: a copy has no spread."""
+LEAST_STDERR = 0.01
+"""Of a projection, however evenly the slices agree: the mean of two models has no spread between them, and is nearer to
+one of the two by its rounding alone."""
 
 
 class Between(NamedTuple):
@@ -45,11 +46,8 @@ class Between(NamedTuple):
 
     @property
     def sigmas(self) -> float:
-        """Standard errors by which the first is the parent rather than the second; negative if it is not."""
-        room = min(0.5, 1 - LIKENESS * self.ratio) - self.projection
-        if abs(room) >= MOST_SIGMAS * self.stderr:
-            return math.copysign(MOST_SIGMAS, room)
-        return room / self.stderr
+        """Standard errors by which the first is the parent rather than the second, at most 50; may be negative."""
+        return (min(0.5, 1 - LIKENESS * self.ratio) - self.projection) / max(self.stderr, LEAST_STDERR)
 
 
 @dataclass(frozen=True)
