@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{error.kind}: {error}", file=sys.stderr)
         return 2
     for out, report in reports.items():
-        _tell_report(out, report, as_json=options.json_lines)
+        _tell_report(out, replace(report, coefficients=wanted[out].coefficients), as_json=options.json_lines)
     return 0
 
 

@@ -10,7 +10,7 @@ from .errors import RecipeError
 from .merge import TunedPaths, by_roles
 from .merge_config import MergeConfig
 from .plan import DEFAULT_MAX_SHARD_BYTES
-from .recipe import parse_recipe
+from .recipe import Coefficients, parse_recipe
 from .strict_yaml import load_yaml
 
 
@@ -23,6 +23,8 @@ class MergeFile(NamedTuple):
     max_shard_bytes: int
     base: Path | None = None
     """Of a merge of roles."""
+    coefficients: Coefficients | None = None
+    """Of a recipe that is one of the two sums of deltas."""
 
 
 def read_merge_file(path: Path) -> MergeFile:
@@ -51,7 +53,7 @@ def read_merge_file(path: Path) -> MergeFile:
         raise RecipeError(f"{path}: max_shard_bytes is {size!r}, expected a number of bytes above 0")
     recipe = parse_recipe(content["recipe"], f"{path}: recipe")
     base, instruct = (_path(content[role], f"{path}: {role}") for role in ("base", "instruct"))
-    return MergeFile(*by_roles(recipe, base, instruct, tuned), size, base)
+    return MergeFile(*by_roles(recipe, base, instruct, tuned), size, base, recipe.sums(list(tuned)))
 
 
 def _load_json(path: Path) -> Any:

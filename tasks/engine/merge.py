@@ -98,8 +98,7 @@ def merge(
         labels=labels,
         base=base,
     )[out]
-    sums = recipe.method in ("linear", "task_arithmetic")
-    return MergeReport(**{**vars(report), "coefficients": recipe.coefficients(list(tuned)) if sums else None})
+    return replace(report, coefficients=recipe.sums(list(tuned)))
 
 
 def by_roles(

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 
 from .config import parse_config
-from .errors import RecipeError
+from .errors import MergeError, RecipeError, refuse_all
 from .merge_config import MergeConfig
 from .methods.table import TABLE
 
@@ -119,6 +119,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: The recipe does not fit these languages, or its method these roles.
         """
+        _each_its_own_folder(base, instruct, tuned, where)
         method, weights = self.method, {instruct: self.instruct_weight}
         by_name = self._tuned_weights(list(tuned))
         weights |= {own.path: by_name[name] for name, own in tuned.items()}
@@ -175,6 +176,10 @@ class Recipe(BaseModel):
         scale = total if self.method == "linear" else 1.0
         return Coefficients(self.instruct_weight / scale, {name: w / scale for name, w in weights.items()})
 
+    def sums(self, languages: Sequence[str]) -> Coefficients | None:
+        """`coefficients` for linear and task arithmetic; None for methods that are not one sum of deltas."""
+        return self.coefficients(languages) if self.method in ("linear", "task_arithmetic") else None
+
     def _tuned_weights(self, languages: Sequence[str]) -> dict[str, float]:
         if len(set(languages)) != len(languages):
             raise RecipeError(f"languages {list(languages)} name one language twice; its delta would count twice")
@@ -201,6 +206,20 @@ class Recipe(BaseModel):
         """
         stated = self.model_dump(mode="json", exclude_defaults=True)
         return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _each_its_own_folder(base: str, instruct: str, tuned: Mapping[str, Tuned], where: str) -> None:
+    """A folder in two roles would have one weight, and a delta of zero."""
+    taken = {base: "the base"}
+    problems: list[MergeError] = []
+    for folder, role in [
+        (instruct, "the instruct model"),
+        *((own.path, f"tuned base {k}") for k, own in tuned.items()),
+    ]:
+        if folder in taken:
+            problems.append(RecipeError(f"{where}: {role} and {taken[folder]} are the same folder, {folder}"))
+        taken.setdefault(folder, role)
+    refuse_all(problems)
 
 
 def parse_recipe(mapping: object, where: str) -> Recipe:

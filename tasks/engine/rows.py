@@ -48,8 +48,8 @@ def instruct_rows(instruct: Checkpoint) -> dict[str, tuple[int, ...]]:
     ]
     if not tensors:
         raise ConfigMismatch(
-            f"{instruct.path}: no tensor ends in one of {', '.join(_TOKEN_TENSORS)}, so special_rows: instruct finds no "
-            "rows; set special_rows: merge"
+            f"{instruct.path}: no tensor ends in one of {', '.join(_TOKEN_TENSORS)}, so special_rows: instruct finds "
+            "no rows; set special_rows: merge"
         )
     chat, known = chat_token_ids(instruct.path), read_vocabulary(instruct.path)
     found = {}

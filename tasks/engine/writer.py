@@ -55,13 +55,20 @@ class WeightFile:
         self.hashed = 0
         with telling():
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if os.fstat(self._handle).st_size != size:
-                known = 0
-                os.ftruncate(self._handle, 0)
-                _reserve(self._handle, size)
-            while self.hashed < known:
-                piece = os.pread(self._handle, min(1 << 20, known - self.hashed), self.hashed)
-                self.advance(piece)
+            try:
+                self._prepare(known)
+            except OSError:
+                os.close(self._handle)
+                raise
+
+    def _prepare(self, known: int) -> None:
+        """Take the room, or hash what is right already."""
+        if os.fstat(self._handle).st_size != self.size:
+            os.ftruncate(self._handle, 0)
+            _reserve(self._handle, self.size)
+            return
+        while self.hashed < known:
+            self.advance(os.pread(self._handle, min(1 << 20, known - self.hashed), self.hashed))
 
     def place(self, data: memoryview | bytes, offset: int) -> None:
         """Write bytes where they belong; any thread, any order."""

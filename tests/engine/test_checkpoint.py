@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tasks.engine.checkpoint import Checkpoint
 from tasks.engine.errors import CheckpointError, CorruptShard, MissingTensor
 from tasks.engine.header import read_header
+from tasks.engine.reading import BlockReader, ShardFiles
 
 INDEX = "model.safetensors.index.json"
 
@@ -29,15 +30,16 @@ def entry(begin, end, shape=None, dtype="F32"):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_element_reads_as_it_was_written(tmp_path, checkpoint_writer, make_model, shards):
     tensors = make_model(0)
-    with Checkpoint.open(checkpoint_writer(tmp_path / "m", tensors, shards=shards)) as checkpoint:
-        assert checkpoint.names == sorted(tensors)
+    checkpoint = Checkpoint.open(checkpoint_writer(tmp_path / "m", tensors, shards=shards))
+    assert checkpoint.names == sorted(tensors)
+    with ShardFiles() as files:
+        reader = BlockReader(files, 1, 4)
         for name, tensor in tensors.items():
-            assert checkpoint.tensors[name].shape == tuple(tensor.shape)
-            assert torch.equal(checkpoint.read(name), tensor.flatten())
-            assert torch.equal(checkpoint.read(name, 3, 11), tensor.flatten()[3:11])
-            checkpoint.forget(name, 0, tensor.numel())
-            assert torch.equal(checkpoint.read(name), tensor.flatten())
-            assert checkpoint.read(name, 5, 5).numel() == 0
+            spec, flat = checkpoint.tensors[name], tensor.float().flatten()
+            assert spec.shape == tuple(tensor.shape)
+            assert torch.equal(torch.from_numpy(reader.floats([spec], 0, spec.elements)[0]), flat)
+            assert torch.equal(torch.from_numpy(reader.floats([spec], 3, 11)[0]), flat[3:11])
+            assert reader.floats([spec], 5, 5).size == 0
 
 
 def test_a_header_of_odd_length_is_read_all_the_same(tmp_path, checkpoint_writer, make_model):
@@ -45,8 +47,9 @@ def test_a_header_of_odd_length_is_read_all_the_same(tmp_path, checkpoint_writer
     values = torch.arange(6, dtype=torch.float32)
     raw = json.dumps({"w": entry(0, 24)}).encode()
     shard(folder / "model.safetensors", raw + b" " * (1 - len(raw) % 2), values.numpy().tobytes())
-    with Checkpoint.open(folder) as checkpoint:
-        assert torch.equal(checkpoint.read("w", 1, 4), values[1:4])
+    spec = Checkpoint.open(folder).tensors["w"]
+    with ShardFiles() as files:
+        assert torch.equal(torch.from_numpy(BlockReader(files, 1, 6).floats([spec], 1, 4)[0]), values[1:4])
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_refusal_is_an_event_and_exit_code_two(family, capsys):
     ("change", "words"),
     [
         ({"outt": 1}, ["unknown keys ['outt']", "known are"]),
-        ({"recipe": {"method": "ties"}}, ["merge.json: recipe", "'ties'"]),
+        ({"recipe": {"method": "tyes"}}, ["merge.json: recipe", "'tyes'"]),
         ({"tuned": {"eu": {"parent": None}}}, ["tuned.eu", "missing keys ['path']"]),
         ({"tuned": {"eu": "path"}}, ["tuned.eu", "'path'"]),
         ({"base": 3}, ["base: 3 is no path"]),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import stat
 
 import pytest
@@ -49,7 +50,7 @@ def test_several_languages_and_a_parent_that_is_not_the_base(make_family, make_m
     family = make_family(languages=("eu", "gl"))
     family.tuned["gl"] = TunedPaths(family.tuned["gl"].path, parent=family.instruct)
     recipe = Recipe(method=method, tuned_weight={"eu": 0.5, "gl": 0.25}, special_rows="merge")
-    report = merge(recipe, **family.inputs, out=family.out)
+    report = merge(recipe, **family.inputs, out=family.out, allow_foreign_parent=True)  # gl is the base's child
     base, instruct, eu, gl = (make_model(seed) for seed in range(4))
     same_up_to_rounding(load(family.out), oracle(recipe, base, instruct, {"eu": (eu, base), "gl": (gl, instruct)}))
     assert report.coefficients == recipe.coefficients(["eu", "gl"])
@@ -181,7 +182,8 @@ def test_norms_tell_an_unrelated_delta_from_one_that_was_counted_twice(family):
     honest = merge(Recipe(method="linear"), **family.inputs, out=family.root / "out-1").norms
     assert abs(honest["cos(tau_I,tau_eu)"]) < 0.1
     assert 0.01 < honest["tau_I/base"] < 0.1
-    tuned = {"eu": TunedPaths(family.instruct)}  # "trained from the base", which it was not
+    copied = shutil.copytree(family.instruct, family.root / "copied")
+    tuned = {"eu": TunedPaths(copied)}  # "trained from the base", which it was not
     inputs = {"base": family.base, "instruct": family.instruct, "tuned": tuned}
     with pytest.raises(ForeignParent, match="eu"):
         merge(Recipe(method="linear"), **inputs, out=family.root / "out-2")

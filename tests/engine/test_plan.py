@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from tasks.engine.checkpoint import Checkpoint
 from tasks.engine.errors import (
     CheckpointError,
     ConfigMismatch,
@@ -16,8 +15,7 @@ from tasks.engine.errors import (
     VocabularyMismatch,
 )
 from tasks.engine.layout import lay_out
-from tasks.engine.merge import TunedPaths, merge
-from tasks.engine.plan import plan_merge
+from tasks.engine.merge import TunedPaths, by_roles, merge, plan_all
 from tasks.engine.recipe import Recipe
 
 
@@ -220,9 +218,9 @@ def test_a_recipe_for_other_languages_is_refused(family):
 
 
 def test_a_plan_draws_itself_and_is_ordered_as_a_person_would(family):
-    with Checkpoint.open(family.base) as base, Checkpoint.open(family.instruct) as instruct:
-        with Checkpoint.open(family.tuned["eu"].path) as eu:
-            plan = plan_merge(Recipe(method="task_arithmetic"), base, instruct, {"eu": TunedInput(eu)})
-            assert "task_arithmetic: +1 * instruct +1 * tuned base eu -1 * base" in str(plan)
+    recipe = Recipe(method="task_arithmetic")
+    config, labels = by_roles(recipe, family.base, family.instruct, family.tuned)
+    (plan,) = plan_all({family.out: config}, labels=labels).values()
+    assert "task_arithmetic of instruct, base, tuned base eu" in str(plan)
     layout = lay_out({f"layers.{number}.w": (4,) for number in (10, 2, 1)}, "BF16", 16)
     assert [shard.tensors for shard in layout.shards] == [("layers.1.w", "layers.2.w"), ("layers.10.w",)]
