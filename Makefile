@@ -2,7 +2,8 @@
 # make demo    the whole story: releases on a local Hub become served models, or are refused (Ctrl-C ends it)
 #              make demo FAMILY=qwen3 plays it with the other family
 # make test    everything that runs without a GPU
-.PHONY: setup demo test lint demo-family clean
+# make bench   the merge engine against a copy (make bench ARGS="--quick"; --mergekit PYTHON: against mergekit too)
+.PHONY: setup demo test lint bench demo-family clean
 SHELL := /bin/bash
 
 setup:
@@ -20,6 +21,9 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+bench: setup
+	@.venv/bin/python tests/bench/engine.py $(ARGS)
 
 demo-family: setup
 	.venv/bin/python -m infra.demo_family

@@ -104,14 +104,39 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def merge(
-    config: Annotated[Path, typer.Argument(help="JSON or YAML: recipe, base, instruct, tuned (paths).")],
+    config: Annotated[Path, typer.Argument(help="mergekit's YAML; or YAML or JSON: recipe, base, instruct, tuned.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not exist.")],
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONFIG=OUT", help="One more output of the same models, which are read once; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it takes; refuse what would fail later.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="All available cores by default.")] = None,
+    allow_foreign_parent: Annotated[
+        bool, typer.Option("--allow-foreign-parent", help="Merge although the weights contradict a stated parent.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge checkpoints that lie on this disk. No ledger, no server, no network."""
+    """Merge checkpoints that lie on this disk. No ledger, no server, no network.
+
+    The same command takes up a merge that was killed.
+
+    Exit codes: 0 done, 2 refused; then nothing was written.
+    """
     from deployments.merging import merge_here
 
-    report, text = merge_here(config, folder, quiet=as_json, console=err)
+    report, text = merge_here(
+        config,
+        folder,
+        quiet=as_json,
+        console=err,
+        also=also or [],
+        dry_run=dry_run,
+        threads=threads,
+        allow_foreign_parent=allow_foreign_parent,
+    )
     show(report, as_json, text)
 
 

@@ -2,11 +2,10 @@
 
 CONFIG is mergekit's YAML, or a merge of roles as JSON or YAML: ``{"recipe": {...}, "base": PATH, "instruct": PATH,
 "tuned": {"eu": {"path": PATH, "parent": null}}}``, and ``"max_shard_bytes"`` if wanted. Every ``--also`` is one
-more output
-from the same reading of the same models. Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left
-after 2, 130 and 143; after a SIGKILL the same command goes on where it was. With ``--json-lines`` stdout has one
-JSON object per line, told apart by ``event``: progress (at most ten a second), then report (one for each output) or
-error; with ``--dry-run`` plan.
+more output from the same reading of the same models. Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is
+left after 2, 130 and 143; after a SIGKILL the same command goes on where it was. With ``--json-lines`` stdout has one
+JSON object per line, told apart by ``event``: progress (at most ten a second), then report (one for each output), or
+error; after a ``--dry-run`` one result.
 """
 
 import argparse
@@ -120,15 +119,18 @@ def _read(pairs: list[tuple[Path, Path]], allow_foreign_parent: bool) -> dict[Pa
 def _tell_plans(wanted: dict[Path, MergeFile], threads: int | None, *, as_json: bool) -> None:
     first = next(iter(wanted.values()))
     configs = {out: file.config for out, file in wanted.items()}
+    plans: list[dict[str, Any]] = []
     for out, plan in plan_all(
         configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels, base=first.base
     ).items():
         OutputFolder(out, output_bytes(plan), plan.identity())  # refuses what is there already, and a full disk
         told = estimate(plan, out, threads)
-        if as_json:
-            _emit("plan", out=str(out), **told._asdict())
-        else:
-            print(f"{plan}\n{_in_words(told, out)}")
+        text = f"{plan}\n{_in_words(told, out)}"
+        plans.append({"out": str(out), **told._asdict(), "text": text})
+        if not as_json:
+            print(text)
+    if as_json:
+        _emit("result", plans=plans)
 
 
 def _in_words(told: Estimate, out: Path) -> str:

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from deployments.adding import add, as_text
 from infra.demo_family import portuguese
 from tasks.backfill import plan_steps, turn
+from tasks.domain.card import merge_config
 from tasks.domain.due import PlanRow
 from tasks.domain.jobs import run_name
-from tasks.doors import forget, open_catalog, open_ledger
+from tasks.doors import forget, open_catalog, open_ledger, open_store
 from tasks.engine.__main__ import main as engine
 from tasks.hub import fetch_model, find_releases
-from tasks.merge import _engine_config as engine_config
 from tasks.plan import plan_due
 from tasks.settings import Settings, settings
 from tests.deployments.conftest import FAMILY_FILE, LAB, MODELS
@@ -171,7 +171,8 @@ def test_a_fifth_language_joins_the_shipped_family_and_merges(
     (fact,) = [fact for fact in open_ledger().jobs("llama-tiny") if fact.job_key == new.job_key]
     with disable_run_logger():
         parts = {i.role: fetch_model.fn(i.role, i.ref, i.digest) for i in fact.job.lineage.ingredients}
-    (tmp_path / "merge.json").write_text(json.dumps(engine_config(fact.job, parts), default=str))
+    folders = {role: str(open_store().get(digest).folder) for role, digest in parts.items()}
+    (tmp_path / "merge.json").write_text(json.dumps(merge_config(fact.job.lineage.recipe, folders)))
     assert engine([str(tmp_path / "merge.json"), str(tmp_path / "merged")]) == 0
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     instruct = load_file(MODELS / "llama-tiny-instruct-v2" / "model.safetensors")

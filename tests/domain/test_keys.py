@@ -17,7 +17,7 @@ def test_a_merge_key_never_changes(lineage: Make) -> None:
     assert merge_key(lineage("eu")) == "2bdc17a75d061d1809e7f551187596dda230f6e7dbaddd51bc6a245800318ba4"
 
 
-@pytest.mark.parametrize("change", [{"instruct_weight": 0.9}, {"method": "linear"}, {"special_rows": "instruct"}])
+@pytest.mark.parametrize("change", [{"instruct_weight": 0.9}, {"method": "linear"}, {"special_rows": "merge"}])
 def test_a_merge_key_changes_with_the_recipe(lineage: Make, change: dict[str, Any]) -> None:
     one = lineage("eu")
     other = one.model_copy(update={"recipe": {**one.recipe, **change}})

@@ -75,7 +75,7 @@ def test_the_readme_says_what_was_measured():
 
 def test_the_engine_merges_the_four_as_the_familys_own_arithmetic(tmp_path: Path):
     weight = METRICS["weight"]
-    chosen = Recipe(method="task_arithmetic", instruct_weight=1.0, tuned_weight=weight)
+    chosen = Recipe(method="task_arithmetic", instruct_weight=1.0, tuned_weight=weight, special_rows="merge")
     tuned = {"eu": TunedPaths(folder("eu"))}
     merge(chosen, base=folder("base"), instruct=folder("v2"), tuned=tuned, out=tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")
