@@ -13,6 +13,8 @@ from .errors import CheckpointError, CorruptShard, MergeError, MissingTensor, re
 from .header import TensorSpec, read_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_LONGEST_NAME = 255
+"""Of a file, in bytes: what every Linux file system can hold."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 MERGEABLE = ("F64", "F32", "F16", "BF16")
@@ -77,7 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; fetch the checkpoint again") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of more than 4300 digits
         raise CheckpointError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: a JSON {type(content).__name__}, expected an object")
@@ -93,8 +97,10 @@ def _sharded(path: Path) -> dict[str, TensorSpec]:
         raise CorruptShard(f"{path / INDEX}: weight_map is {type(weight_map).__name__}, expected name -> shard")
     problems: list[MergeError] = []
     found: dict[str, TensorSpec] = {}
-    for shard in sorted({str(shard) for shard in weight_map.values()}):
-        listed = {name for name, where in weight_map.items() if str(where) == shard}
+    of_shard: dict[str, set[str]] = {}
+    for name, where in weight_map.items():
+        of_shard.setdefault(str(where), set()).add(name)
+    for shard, listed in sorted(of_shard.items()):
         problem = _unsafe(shard)
         if problem is not None:
             example = min(listed)
@@ -117,6 +123,8 @@ def _unsafe(shard: str) -> str | None:
         return "a pickle, which runs code when it is opened; expected .safetensors"
     if not shard.endswith(".safetensors"):
         return "expected a .safetensors file"
+    if len(shard.encode(errors="surrogatepass")) > _LONGEST_NAME:
+        return f"expected a file name of at most {_LONGEST_NAME} bytes"
     return None
 
 

@@ -100,7 +100,9 @@ def refuse_all(problems: Sequence[MergeError]) -> None:
     if len(problems) == 1:
         raise problems[0]
     shared = next(cls for cls in type(problems[0]).__mro__ if all(isinstance(problem, cls) for problem in problems))
-    kinds = {problem.kind: [p for p in problems if p.kind == problem.kind] for problem in problems}
+    kinds: dict[str, list[MergeError]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
     lines = [f"{len(problems)} problems:"]
     for kind, members in kinds.items():
         lines += [f"  {kind}: {problem}" for problem in members[:_LISTED]]

@@ -9,6 +9,7 @@ shard has to be noticed before a single byte is merged.
 import json
 import math
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,29 +94,53 @@ def read_header(path: Path) -> list[TensorSpec]:
     return specs
 
 
+def _header_bytes(path: Path) -> tuple[bytes, int]:
+    """The JSON, and the size of the whole file."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise CorruptShard(f"{path}: {size} bytes, expected at least 8 of header length; fetch the file again")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER_BYTES:
+            raise CorruptShard(
+                f"{path}: its header claims {length} bytes, at most {MAX_HEADER_BYTES} are allowed; not a safetensors "
+                "file, or a hostile one"
+            )
+        if 8 + length > size:
+            raise CorruptShard(
+                f"{path}: truncated inside its header: {size} bytes, expected at least {8 + length}; fetch it again"
+            )
+        return file.read(length), size
+
+
 def _json_object(path: Path, raw: bytes) -> dict[str, Any]:
     twice: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items):
-            names = [name for name, _ in items]
-            twice.extend(sorted({name for name in names if names.count(name) > 1}))
+            counts = Counter(name for name, _ in items)
+            twice.extend(sorted(_shown(name) for name, count in counts.items() if count > 1))
         return found
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of more than 4300 digits
         raise CorruptShard(f"{path}: its header is not JSON ({error}); fetch the file again") from error
     if not isinstance(header, dict):
         raise CorruptShard(f"{path}: its header is a JSON {type(header).__name__}, expected an object")
     if twice:
-        raise CorruptShard(f"{path}: its header names {', '.join(twice)} twice; expected each name once")
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise CorruptShard(f"{path}: its header names {', '.join(twice[:5])}{more} twice; expected each name once")
     return header
 
 
 def _spec(path: Path, name: str, entry: Any, data_start: int) -> TensorSpec | CorruptShard:
-    where = f"{path}: tensor {name}"
+    where = f"{path}: tensor {_shown(name)}"
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return CorruptShard(f"{where}: half of a pair of surrogates is no character; expected a name in UTF-8")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return CorruptShard(f"{where}: expected dtype, shape and data_offsets, found {_short(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -126,14 +151,33 @@ def _spec(path: Path, name: str, entry: Any, data_start: int) -> TensorSpec | Co
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         return CorruptShard(f"{where}: data_offsets {_short(offsets)} are not [begin, end]")
     begin, end = offsets
-    expected = math.prod(shape) * ITEM_BYTES[dtype]
+    expected = _size(shape, ITEM_BYTES[dtype])
     if end - begin != expected:
-        return CorruptShard(f"{where}: {dtype} {tuple(shape)} takes {expected} bytes, data_offsets give {end - begin}")
+        takes = "2^63 bytes or more" if expected is None else f"{expected} bytes"
+        return CorruptShard(f"{where}: {dtype} {_short(tuple(shape))} takes {takes}, data_offsets give {end - begin}")
     return TensorSpec(name, dtype, tuple(shape), path, data_start + begin, data_start + end)
 
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _size(shape: list[int], item_bytes: int) -> int | None:
+    """Bytes of a tensor; None from 2^63 on. (The product of a million large sizes would take minutes.)"""
+    if 0 in shape:
+        return 0
+    size = item_bytes
+    for length in shape:
+        size *= length
+        if size >= 2**63:
+            return None
+    return size
+
+
+def _shown(name: str) -> str:
+    """A name as a message can carry it."""
+    text = name if name.isprintable() else ascii(name)
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _short(value: Any) -> str:
@@ -150,10 +194,11 @@ def _layout_problems(path: Path, specs: list[TensorSpec], data_start: int, size:
             what = "overlaps" if spec.begin < reached else "leaves a gap after"
             problems.append(
                 CorruptShard(
-                    f"{path}: tensor {spec.name} {what} {before}: it begins at byte {spec.begin}, expected {reached}"
+                    f"{path}: tensor {_shown(spec.name)} {what} {before}: it begins at byte {spec.begin}, "
+                    f"expected {reached}"
                 )
             )
-        reached, before = max(reached, spec.end), spec.name
+        reached, before = max(reached, spec.end), _shown(spec.name)
     if reached > size:
         problems.append(CorruptShard(f"{path}: truncated: {size} bytes, its header needs {reached}; fetch it again"))
     elif reached < size:

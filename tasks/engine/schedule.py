@@ -138,8 +138,8 @@ class Schedule:
 
     def measured(self, task: Task, result: Any) -> None:
         """Take the figures of one block; the thread that brings the last one does the settling."""
-        turn = next(turn for turn in self._turns if turn.number == task.tensor)
-        with self._changed:
+        with self._changed:  # a list that loses a tensor while it is gone through passes another one over
+            turn = next(turn for turn in self._turns if turn.number == task.tensor)
             turn.results[task.number] = result
             turn.open -= 1
             if turn.open:

@@ -22,6 +22,9 @@ def add_all(
 ) -> None:
     """``out = base + factor * sum_k weights[k] * deltas[k]``.
 
+    The sum is kept with a minus sign and taken from the base, which gives the same number: -0.0 - 0.0 is -0.0, while
+    -0.0 + 0.0 is not, and where there is no delta the base stays bit for bit.
+
     Args:
         base: [n].
         deltas: [models, n].
@@ -38,10 +41,8 @@ def add_all(
         for k in range(deltas.shape[0]):
             delta, weight = deltas[k, start:stop], weights[k]
             for i in range(stop - start):
-                total[i] += weight * delta[i]
-        written, under = out[start:stop], base[start:stop]
-        for i in range(stop - start):
-            written[i] = under[i] + factor * total[i]
+                total[i] -= weight * delta[i]
+        _add(base[start:stop], total, factor, out[start:stop])
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -87,13 +88,20 @@ def add_agreeing(
             row, weight = weighted[k], weights[k]
             for i in range(length):
                 agrees = ((row[i] > _ZERO) & (elected[i] >= _ZERO)) | ((row[i] < _ZERO) & (elected[i] < _ZERO))
-                total[i] += row[i] if agrees else _ZERO
+                total[i] -= row[i] if agrees else _ZERO
                 divisor[i] += weight if agrees else _ZERO
-        written, under = out[start:stop], base[start:stop]
         if normalize:
             for i in range(length):
-                share = divisor[i] if abs(divisor[i]) >= _NOTHING else _ONE
-                written[i] = under[i] + factor * (total[i] / share)
-        else:
-            for i in range(length):
-                written[i] = under[i] + factor * total[i]
+                total[i] /= divisor[i] if abs(divisor[i]) >= _NOTHING else _ONE
+        _add(base[start:stop], total, factor, out[start:stop])
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _add(base: NDArray[np.float32], total: NDArray[np.float32], factor: np.float32, out: NDArray[np.float32]) -> None:
+    """``out = base - factor * total``, so that a total of 0 leaves even -0.0 as it is, whatever the factor's sign."""
+    if factor >= _ZERO:
+        for i in range(base.shape[0]):
+            out[i] = base[i] - factor * total[i]
+    else:
+        for i in range(base.shape[0]):
+            out[i] = base[i] - abs(factor) * (_ZERO - total[i])

@@ -27,7 +27,7 @@ def add_deltas(
     """``out = scale * x[reference] + sum_t weights[t] * (x[plus[t]] - x[minus[t]])``.
 
     With this form equal models give the reference bit for bit, whatever the weights: a sum of weighted models would
-    not.
+    not. Computed as ``- weight * (minus - plus)``, the same number, since -0.0 - 0.0 is -0.0 and -0.0 + 0.0 is not.
 
     Args:
         x: [sources, n].
@@ -35,7 +35,7 @@ def add_deltas(
         scale: 1 for everything but a linear merge that is not normalised.
         plus: [terms] rows of x.
         minus: [terms] rows of x.
-        weights: [terms].
+        weights: [terms], 0 or more.
         out: [n].
     """
     n = x.shape[1]
@@ -47,7 +47,7 @@ def add_deltas(
         for t in range(plus.shape[0]):
             up, down, weight = x[plus[t], start:stop], x[minus[t], start:stop], weights[t]
             for i in range(stop - start):
-                total[i] += weight * (up[i] - down[i])
+                total[i] -= weight * (down[i] - up[i])
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -75,8 +75,8 @@ def add_deltas_bf16(
         for t in range(plus.shape[0]):
             up, down, weight = x[plus[t], start:stop], x[minus[t], start:stop], weights[t]
             for i in range(stop - start):
-                delta = to_float(np.uint32(up[i]) << _SIXTEEN) - to_float(np.uint32(down[i]) << _SIXTEEN)
-                total[i] += weight * delta
+                delta = to_float(np.uint32(down[i]) << _SIXTEEN) - to_float(np.uint32(up[i]) << _SIXTEEN)
+                total[i] -= weight * delta
         for i in range(stop - start):
             bits = to_bits(total[i])
             rounded = (bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN

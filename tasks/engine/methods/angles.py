@@ -118,7 +118,9 @@ def _sines(theta: float, t: float) -> tuple[float, float]:
 
 
 def _cosine(gram: Gram, floor: float) -> float:
-    """Between vectors 0 and 1; a length below `floor` counts as 1 for slerp's 1e-8 and as the floor otherwise."""
+    """Between vectors 0 and 1; a length below `floor` counts as the floor. Equal ones are 1, however short."""
+    if gram[0, 0] == gram[0, 1] == gram[1, 1]:
+        return 1.0
     lengths = [math.sqrt(max(float(gram[k, k]), 0.0)) for k in (0, 1)]
     divisor = math.prod(max(length, floor) for length in lengths)
     return min(1.0, max(-1.0, float(gram[0, 1]) / divisor))

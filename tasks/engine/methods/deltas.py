@@ -33,7 +33,8 @@ class Combination(Operation):
         self.set_terms(kept)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """The terms, as arrays for the kernels."""
+        """The terms, as arrays for the kernels, which want weights of 0 or more: -w (x - y) is w (y - x)."""
+        terms = [term if term.weight >= 0 else Term(term.minus, term.plus, -term.weight) for term in terms]
         self.plus = index([self.at(term.plus) for term in terms])
         self.minus = index([self.at(term.minus) for term in terms])
         self.weights = np.array([term.weight for term in terms], dtype=np.float32)

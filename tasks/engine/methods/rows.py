@@ -29,11 +29,12 @@ class StockRows(Operation):
         tensor = self._tensor
         x = block.x.reshape(len(self.sources), -1, tensor.width)
         pairs = zip(tensor.models, tensor.parents, strict=True)
-        deltas = np.stack([x[self.at(model)] - x[self.at(parent)] for model, parent in pairs])
+        # With a minus sign, and taken from the base: then a delta of 0 leaves even -0.0 as it is.
+        deltas = np.stack([x[self.at(parent)] - x[self.at(model)] for model, parent in pairs])
         wide = deltas.astype(np.float64)
         share = stock_share(np.einsum("srw,trw->rst", wide, wide)).astype(np.float32)
         assert tensor.base is not None
-        merged = x[self.at(tensor.base)] + share[:, None] * deltas.mean(axis=0, dtype=np.float32)
+        merged = x[self.at(tensor.base)] - share[:, None] * deltas.mean(axis=0, dtype=np.float32)
         out[:] = merged.reshape(-1)
 
 
@@ -50,12 +51,13 @@ class NuslerpRows(Operation):
         self._cosines: NDArray[np.float64] | None = None
 
     def _vectors(self, block: Block) -> list[Floats]:
+        """Both models, or both deltas with a minus sign."""
         tensor = self._tensor
         x = block.x.reshape(len(self.sources), -1, tensor.width)
         rows = [x[self.at(model)] for model in tensor.models]
         if tensor.base is None:
             return rows
-        return [row - x[self.at(parent)] for row, parent in zip(rows, tensor.parents, strict=True)]
+        return [x[self.at(parent)] - row for row, parent in zip(rows, tensor.parents, strict=True)]
 
     def _period(self) -> int:
         """Columns of the tensor seen as [first dimension, rest]."""
@@ -90,14 +92,18 @@ class NuslerpRows(Operation):
             places = (block.start + np.arange(one.size)) % self._period()
             near, far = (share[places].reshape(one.shape) for share in _shares(self._cosines, self._t))
         merged = near.astype(np.float32) * one + far.astype(np.float32) * other
-        if self._tensor.base is not None:
-            merged = block.x[self.at(self._tensor.base)].reshape(merged.shape) + merged
+        # Equal models, and deltas of 0, give what was there bit for bit: 0.7 x + 0.3 x is not x.
+        if self._tensor.base is None:
+            merged = np.where(one == other, (near + far).astype(np.float32) * one, merged)
+        else:
+            merged = block.x[self.at(self._tensor.base)].reshape(one.shape) - merged
         out[:] = merged.reshape(-1)
 
 
 def _cosines(one: NDArray[np.float64], both: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.maximum(np.sqrt(one), 1e-7) * np.maximum(np.sqrt(other), 1e-7)
-    return np.clip(both / lengths, -1.0, 1.0)  # type: ignore[no-any-return]
+    equal = (one == both) & (both == other)  # no angle, however short
+    return np.where(equal, 1.0, np.clip(both / lengths, -1.0, 1.0))
 
 
 def _shares(cosines: NDArray[np.float64], t: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -118,9 +124,9 @@ class NearSwap(Operation):
     def apply(self, block: Block, out: Floats) -> None:
         """Elementwise."""
         base, model = block.x[self.at(self._base)], block.x[self.at(self._model)]
-        delta = model - base
+        delta = base - model
         share = np.clip(self._t / np.maximum(np.abs(delta), np.float32(1e-6)), np.float32(0), np.float32(1))
-        np.add(base, share * delta, out=out)
+        np.subtract(base, share * delta, out=out)
 
 
 def nearswap(tensor: Tensor) -> Operation:

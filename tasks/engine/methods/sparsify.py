@@ -179,8 +179,12 @@ class KeepLargest(KeepAll):
         if self._inner is not None:
             bits = np.uint32(self._inner.rank.bits)
             if self._by_place:
-                # The dropped ones are zero now, and lie below any edge that is not zero itself.
-                keep_above_first(delta, bits, self._inner.quota_from(start))
+                # The dropped ones are zero now, and lie below any edge that is not zero itself. Where both edges are
+                # one magnitude they have used up a part of the quota.
+                quota = self._inner.quota_from(start)
+                if self._outer is not None and self._outer.rank.bits == self._inner.rank.bits:
+                    quota -= self._outer.quota_from(start)
+                keep_above_first(delta, bits, quota)
             else:
                 keep_above(delta, bits, self._inner.share, self._key, start)
 

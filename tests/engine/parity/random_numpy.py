@@ -25,10 +25,10 @@ def key_of(seed: int, tensor: str, model_index: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def uniform(seed: int, tensor: str, model_index: int, size: int) -> NDArray[np.float32]:
-    """One number in [0, 1) for each flat place of a tensor: float32, multiples of 2**-24."""
+def uniform(seed: int, tensor: str, model_index: int, size: int, start: int = 0) -> NDArray[np.float32]:
+    """One number in [0, 1) for each flat place of a tensor, from `start` on: float32, multiples of 2**-24."""
     key = np.uint64(key_of(seed, tensor, model_index))
-    place = np.arange(size, dtype=np.uint64)
+    place = np.arange(size, dtype=np.uint64) + np.uint64(start)
     low, high = (place & _LOW).astype(np.uint32), (place >> np.uint64(32)).astype(np.uint32)
     mixed = low ^ np.uint32(key & _LOW)
     (first, first_factor), (second, second_factor) = _MIX
