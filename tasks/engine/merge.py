@@ -12,12 +12,12 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .deltas import delta_figures, warnings
 from .donor import donor_config, donor_files
-from .errors import MergeError, RecipeError, refuse_all
+from .errors import CheckpointError, CorruptShard, MergeError, RecipeError, refuse_all
 from .merge_config import MergeConfig, names
 from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
 from .recipe import Coefficients, Recipe, Tuned
 from .run import OnProgress, Output, available_threads, write_weights
-from .writer import FileDigest, OutputFolder
+from .writer import JOURNAL_BYTES, FileDigest, OutputFolder
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def merge_configs(
     threads: int | None = None,
     labels: Mapping[str, str] | None = None,
     base: Path | None = None,
+    journal_bytes: int = JOURNAL_BYTES,
 ) -> dict[Path, MergeReport]:
     """Merge the same models in several ways, each input read once: a sweep over k weights costs k writes, not k reads.
 
@@ -135,6 +136,7 @@ def merge_configs(
         threads: As in `merge`.
         labels: What messages call the folders.
         base: The base of a method that does not read it: the others are held against it all the same.
+        journal_bytes: So much of each output file is lost at most when the merge is killed.
 
     Raises:
         MergeError: As in `merge`; then none of the folders exists.
@@ -142,16 +144,22 @@ def merge_configs(
     began = time.monotonic()
     plans = plan_all(configs, max_shard_bytes=max_shard_bytes, labels=labels, base=base)
     workers = threads or available_threads()
+    figures = {out: _figures(plan) for out, plan in plans.items()}
+    inputs = {out: plan.inputs() for out, plan in plans.items()}
     with ExitStack() as folders:
-        outputs = [Output(plan, folders.enter_context(_folder(plan, out))) for out, plan in plans.items()]
+        outputs = [
+            Output(plan, folders.enter_context(_folder(plan, out, journal_bytes))) for out, plan in plans.items()
+        ]
         for plan, folder in outputs:
             folder.write("config.json", donor_config(plan.donor, TORCH_NAMES[plan.out_dtype]))
             for path in donor_files(plan.donor):
                 folder.copy(path)
         write_weights(outputs, on_progress, workers)
+        refuse_all([problem for out, plan in plans.items() for problem in _changed(inputs[out], plan.inputs())])
+        for output in outputs:
+            output.folder.check()
         for output in outputs:
             output.folder.commit()
-    figures = {out: _figures(plan) for out, plan in plans.items()}
     seconds, peak = time.monotonic() - began, _peak_rss_bytes()
     return {
         out: _report(output, seconds, workers, peak, *figures[out]) for out, output in zip(plans, outputs, strict=True)
@@ -208,8 +216,20 @@ def free_bytes(out: Path) -> int:
     return shutil.disk_usage(out.absolute().parent).free
 
 
-def _folder(plan: MergePlan, out: Path) -> OutputFolder:
-    return OutputFolder(out, output_bytes(plan), plan.identity())
+def _folder(plan: MergePlan, out: Path, journal_bytes: int) -> OutputFolder:
+    return OutputFolder(out, output_bytes(plan), plan.identity(), journal_bytes=journal_bytes)
+
+
+def _changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[MergeError]:
+    """Shards that are no longer those whose headers were read."""
+    return [
+        CorruptShard(
+            f"{shard}: was written during the merge: size, time of change in ns and inode were {before[shard]} and are "
+            f"{after[shard]}; the result would be a mixture. Merge again when it is complete"
+        )
+        for shard in before
+        if before[shard] != after[shard]
+    ]
 
 
 def _figures(plan: MergePlan) -> tuple[dict[str, float], list[str]]:
@@ -217,7 +237,10 @@ def _figures(plan: MergePlan) -> tuple[dict[str, float], list[str]]:
     roles = plan.roles()
     if roles is None:
         return {}, []
-    found = delta_figures(*roles)
+    try:
+        found = delta_figures(*roles)
+    except CheckpointError as error:  # models of vectors alone; NaN, which the merge itself names by its place
+        return {}, [str(error)]
     told = {"tau_I/base": found.instruct}
     for language, one in found.languages.items():
         told |= {f"tau_{language}/base": one.length, f"tau_{language}/tau_I": one.to_instruct}

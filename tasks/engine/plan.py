@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .checkpoint import Checkpoint
 from .compatibility import config_problems, tensor_problems
 from .donor import find_instruct
-from .errors import MergeError, RecipeError, refuse_all
+from .errors import CorruptShard, MergeError, RecipeError, refuse_all
 from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
 from .merge_config import MergeConfig, names, resolved, unmatched_filters
@@ -115,14 +115,36 @@ class MergePlan:
         block = max(BLOCK_ELEMENTS, widest)
         return threads * block * (6 * len(self.sources) + 16) + 40 * block * ITEM_BYTES[self.out_dtype]
 
-    def identity(self) -> str:
-        """Digest of what goes in, without reading weights: a killed merge is gone on with only under the same one."""
-        files = []
+    def inputs(self) -> dict[str, tuple[int, int, int]]:
+        """Size, time of change in ns and inode of every shard that is read, by its path.
+
+        Raises:
+            CorruptShard: One is no longer there.
+        """
+        found = {}
         for source in self.sources:
             for shard in sorted({spec.shard for spec in source.checkpoint.tensors.values()}):
-                stat = shard.stat()
-                files.append([str(shard), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-        said = [self.config.digest(), self.out_dtype, [shard.header.hex() for shard in self.layout.shards], files]
+                try:
+                    stat = shard.stat()
+                except OSError as error:
+                    raise CorruptShard(f"{shard}: is no longer there: {error.strerror}; fetch it again") from error
+                found[str(shard)] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+        return found
+
+    def identity(self) -> str:
+        """Digest of what goes in, without reading weights: a killed merge is gone on with only under the same one.
+
+        The tokenizer and the chat template enter by the rows that are copied, the engine by its source.
+        """
+        engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
+        said = [
+            self.config.digest(),
+            self.out_dtype,
+            [shard.header.hex() for shard in self.layout.shards],
+            [[str(plan.copied), *plan.copied_rows] for plan in self.tensors.values()],
+            list(self.inputs().items()),
+            engine.hexdigest(),
+        ]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def __str__(self) -> str:

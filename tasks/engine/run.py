@@ -6,9 +6,11 @@ one thread at a time, whichever comes by, hashes what is complete up to there, w
 """
 
 import os
+import queue
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ from .methods.operation import BLOCK_ELEMENTS, Block
 from .plan import MergePlan, TensorPlan
 from .reading import STORED, BlockReader, ShardFiles
 from .schedule import Schedule, Task, Work
-from .writer import JOURNAL_BYTES, OutputFolder, WeightFile
+from .writer import OutputFolder, WeightFile
 
 _WAITING = 32
 """Blocks that may wait for an earlier one before they are hashed: 4 MB of bfloat16."""
@@ -98,6 +100,8 @@ class _Merge:
         self._hashing = False
         self._order = threading.Condition()
         self._error: BaseException | None = None
+        self._ended: list[int] = []
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._done = sum(target.begun for target in self._targets)
         self._total = sum(shard.size_bytes for output in outputs for shard in output.plan.layout.shards)
 
@@ -107,17 +111,24 @@ class _Merge:
         try:
             for worker in workers:
                 worker.start()
-            for worker in workers:
-                while worker.is_alive():  # with a timeout, so that signals are noticed
-                    worker.join(0.2)
+            self._wait(threads)
         finally:
             self._stop(None)
-            for worker in workers:
-                worker.join()
+            self._wait(sum(worker.ident is not None for worker in workers))  # those that were started
         if self._error is not None:
             raise self._error
         for target in self._targets:
             target.finish()
+
+    def _wait(self, threads: int) -> None:
+        """Until so many have ended.
+
+        Not by `Thread.join`: in Python 3.11 a signal that raises in there marks a running thread as ended, and the
+        next join returns while it still writes into files that are about to be closed.
+        """
+        while len(self._ended) < threads:
+            with suppress(queue.Empty):
+                self._bell.get(timeout=0.2)
 
     def _stop(self, error: BaseException | None) -> None:
         with self._order:
@@ -144,6 +155,9 @@ class _Merge:
                     self._hand_over(task, self._merge(task, reader))
         except BaseException as error:
             self._stop(error)
+        finally:
+            self._ended.append(threading.get_ident())
+            self._bell.put(None)
 
     def _measure(self, task: Task, reader: BlockReader) -> list[Any]:
         assert task.stages is not None
@@ -208,6 +222,8 @@ class _Merge:
 
     def _hash(self, piece: _Piece) -> None:
         name = self._names[piece.tensor]
+        for done in [number for number in list(self._works) if number < piece.tensor]:
+            del self._works[done]  # with its masks and buffers: else memory grows with the model
         for target, data in zip(self._targets, piece.data, strict=True):
             self._done += target.advance(name, piece.start, data)
         if self._on_progress is not None:
@@ -251,7 +267,8 @@ class _Target:
         view = data.data.cast("B")[max(0, file.hashed - offset - start * self._item) :]
         if view:
             file.advance(view)
-        if file.hashed - self._noted[file.name] >= JOURNAL_BYTES and file.hashed < file.size:
+        behind = file.hashed - self._noted[file.name]
+        if behind >= self._folder.journal_bytes or (file.hashed == file.size and behind):
             self._folder.note(file)
             self._noted[file.name] = file.hashed
         return len(view)
@@ -316,13 +333,9 @@ def copy_rows(files: ShardFiles, plan: TensorPlan, start: int, stored: NDArray[A
         first, last = max(row * width, start), min((row + 1) * width, stop)
         if first >= stop:
             return
-        if spec.dtype == dtype:
-            piece = np.empty(last - first, STORED[dtype])
-            files.fill(spec, first, piece)
-        else:
-            wide = BlockReader(files, 1, last - first).floats([spec], first, last)[0]
-            narrowed = _narrow(wide, dtype)
-            if narrowed is None:
-                raise _too_large(plan, wide, first, dtype)
-            piece = narrowed
-        stored[first - start : last - start] = piece
+        # By way of float32, which is exact where the type stays, so that NaN and Inf are noticed here too.
+        wide = BlockReader(files, 1, last - first).floats([spec], first, last)[0]
+        narrowed = _narrow(wide, dtype)
+        if narrowed is None:
+            raise _too_large(plan, wide, first, dtype)
+        stored[first - start : last - start] = narrowed

@@ -67,8 +67,8 @@ class WeightFile:
             os.ftruncate(self._handle, 0)
             _reserve(self._handle, self.size)
             return
-        while self.hashed < known:
-            self.advance(os.pread(self._handle, min(1 << 20, known - self.hashed), self.hashed))
+        while piece := os.pread(self._handle, min(1 << 20, max(0, known - self.hashed)), self.hashed):
+            self.advance(piece)
 
     def place(self, data: memoryview | bytes, offset: int) -> None:
         """Write bytes where they belong; any thread, any order."""
@@ -110,16 +110,17 @@ def _reserve(handle: int, size: int) -> None:
 class OutputFolder:
     """A folder that exists only after `commit`. Leaving its ``with`` by an error removes every trace."""
 
-    def __init__(self, out: Path, needed_bytes: int, identity: str = "") -> None:
+    def __init__(self, out: Path, needed_bytes: int, identity: str = "", *, journal_bytes: int = JOURNAL_BYTES) -> None:
         """Check the place; nothing is created yet.
 
         Args:
             out: The folder to be. It must not exist; its parent must.
             needed_bytes: Size of all files together.
             identity: Digest of inputs and recipe. A killed merge is gone on with only under the same one.
+            journal_bytes: So much of a file is lost at most when the merge is killed.
 
         Raises:
-            WriteError: ``out`` exists, its parent does not, or another process is writing it.
+            WriteError: ``out`` exists, its parent does not, another process is writing it, or the system refuses.
             DiskFull: Less than 1.05 times the size is free.
         """
         self.out = out.absolute()
@@ -127,19 +128,20 @@ class OutputFolder:
         """By file name, in the order of writing."""
         self.resumed_bytes = 0
         """Of weight files, taken over from a merge that was killed."""
+        self.journal_bytes = journal_bytes
         self._needed = needed_bytes
         self._folder = self.out.parent / f"{self._prefix}{identity[:16] or 'merge'}"
         self._entered = False
         self._lock: int | None = None
         self._known: dict[str, int] = {}
         self._open: list[WeightFile] = []
-        if os.path.lexists(self.out):
-            raise WriteError(f"{out}: exists already; a merge never overwrites. Remove it or name another folder")
-        if not self.out.parent.is_dir():
-            raise WriteError(f"{out}: its parent folder {self.out.parent} does not exist; create it first")
-        self._remove_leftovers()
-        held = _size_on_disk(self._folder)
-        free = shutil.disk_usage(self.out.parent).free + held
+        with self._telling(self.out):
+            if os.path.lexists(self.out):
+                raise WriteError(f"{out}: exists already; a merge never overwrites. Remove it or name another folder")
+            if not self.out.parent.is_dir():
+                raise WriteError(f"{out}: its parent folder {self.out.parent} does not exist; create it first")
+            self._remove_leftovers()
+            free = shutil.disk_usage(self.out.parent).free + _size_on_disk(self._folder)
         if free < needed_bytes * _HEADROOM:
             raise DiskFull(
                 f"{out}: needs {int(needed_bytes * _HEADROOM)} bytes ({needed_bytes} of files and 5 % headroom), "
@@ -192,6 +194,7 @@ class OutputFolder:
     def note(self, file: WeightFile) -> None:
         """Put into the journal that the hashed part of a file is on the disk."""
         file.sync()
+        self._known[file.name] = file.hashed
         with self._telling(self.out / _JOURNAL), (self._folder / _JOURNAL).open("a", encoding="utf-8") as journal:
             journal.write(json.dumps({"file": file.name, "bytes": file.hashed}) + "\n")
             journal.flush()
@@ -199,7 +202,8 @@ class OutputFolder:
 
     def finish(self, file: WeightFile) -> None:
         """A weight file is complete."""
-        self.note(file)
+        if self._known.get(file.name) != file.hashed:
+            self.note(file)
         self._open.remove(file)
         file.close()
         self.files[file.name] = file.digest()
@@ -219,6 +223,15 @@ class OutputFolder:
         """One file of a parent, byte for byte."""
         self.write(source.name, source.read_bytes())
 
+    def check(self) -> None:
+        """Look once more whether the place is free.
+
+        Raises:
+            WriteError: Somebody else created the folder in the meantime; theirs is untouched.
+        """
+        if os.path.lexists(self.out):  # rename would replace an empty folder, and fails on a full one
+            raise WriteError(f"{self.out}: was created by somebody else during the merge; theirs is untouched")
+
     def commit(self) -> None:
         """Make the folder appear under its name, in one step.
 
@@ -231,8 +244,7 @@ class OutputFolder:
                 path.chmod(0o644)
             self._folder.chmod(0o755)
             _sync_folder(self._folder)
-            if os.path.lexists(self.out):  # rename would replace an empty folder, and fails on a full one
-                raise WriteError(f"{self.out}: was created by somebody else during the merge; theirs is untouched")
+            self.check()
             self._folder.rename(self.out)
             self._entered = False
             _sync_folder(self.out.parent)
@@ -247,13 +259,16 @@ class OutputFolder:
     def _remove_leftovers(self) -> None:
         """Whatever killed merges of other recipes left here."""
         for leftover in self.out.parent.glob(f"{glob.escape(self._prefix)}*"):
-            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # its own merge has just finished, or removed it
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise WriteError(self._busy(leftover)) from error
             else:
-                if leftover != self._folder:
+                if leftover != self._folder and leftover.exists():  # not renamed since it was opened
                     shutil.rmtree(leftover)
             finally:
                 os.close(lock)
@@ -279,18 +294,18 @@ class OutputFolder:
 
 
 def _read_journal(path: Path) -> dict[str, int]:
-    """How far each file is right; nothing, when there is no journal or its last line was cut."""
+    """How far each file is right; nothing without a journal. What follows a line that was cut does not count."""
     known: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return known
     for line in lines:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+            known[str(entry["file"])] = int(entry["bytes"])
+        except (ValueError, TypeError, KeyError):
             break
-        known[str(entry["file"])] = int(entry["bytes"])
     return known
 
 
