@@ -4,6 +4,7 @@ Sizes say nothing: two tokenizers of 128,256 entries can differ in every one, an
 noise that no check of shapes notices. So the maps id -> token are compared, added tokens included.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def read_vocabulary(folder: Path) -> dict[int, str]:
-    """The map id -> token of ``tokenizer.json``.
+    """The map id -> token of ``tokenizer.json``; read once as long as the file stays as it is, so do not change it.
 
     Raises:
         CheckpointError: No such file, or a form that is not known.
@@ -28,6 +29,12 @@ def read_vocabulary(folder: Path) -> dict[int, str]:
         raise CheckpointError(
             f"{path}: missing, so the meaning of the rows cannot be compared; save the tokenizer in its fast form"
         )
+    state = path.stat()
+    return _vocabulary(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(path: Path, changed: int, size: int) -> dict[int, str]:
     content = read_json(path)
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
@@ -41,8 +48,11 @@ def read_vocabulary(folder: Path) -> dict[int, str]:
             clashes.append(f"id {number} is both {tokens[number]!r} and {token!r}")
 
     if isinstance(vocab, dict):  # BPE, WordPiece, WordLevel
-        for token, number in vocab.items():
-            claim(number, token)
+        tokens = {number: token for token, number in vocab.items() if type(number) is int}
+        if len(tokens) < len(vocab):  # something is wrong: say what
+            tokens.clear()
+            for token, number in vocab.items():
+                claim(number, token)
     elif isinstance(vocab, list):  # Unigram: [token, score], the id is the position
         for number, entry in enumerate(vocab):
             claim(number, entry[0] if isinstance(entry, list) and entry else None)

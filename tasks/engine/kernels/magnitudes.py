@@ -23,43 +23,37 @@ def magnitude_bits(up: NDArray[np.float32], down: NDArray[np.float32], out: NDAr
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def count_bracket(
-    up: NDArray[np.float32],
-    down: NDArray[np.float32],
-    low: np.uint32,
-    high: np.uint32,
-    shift: np.uint32,
-    bins: NDArray[np.uint32],
-) -> int:
-    """Count magnitudes: those of at least ``high`` are returned, those in [low, high) are added to ``bins``.
+def pick_bracket(
+    up: NDArray[np.float32], down: NDArray[np.float32], low: np.uint32, high: np.uint32, picked: NDArray[np.uint32]
+) -> tuple[int, int]:
+    """Count the magnitudes of at least ``high``, and copy those in [low, high).
 
     Args:
         up: [n] the model.
         down: [n] what its delta is taken against.
         low: Bits where the bracket begins.
         high: Bits where it ends, exclusive; at most 2^31.
-        shift: A bin is 2^shift values wide.
-        bins: [(high - low) >> shift, rounded up], added to.
+        picked: [n] where the bits inside go, from the front.
+
+    Returns:
+        How many lie above the bracket, and how many inside.
     """
     bits = np.empty(_TILE, np.uint32)
-    above = 0
+    above = inside = 0
     for start in range(0, up.shape[0], _TILE):
         stop = min(start + _TILE, up.shape[0])
         one, other = up[start:stop], down[start:stop]
         over = np.uint32(0)
-        under = np.uint32(0)
         for i in range(stop - start):
             value = to_bits(one[i] - other[i]) & _MAGNITUDE
             bits[i] = value
             over += np.uint32(value >= high)
-            under += np.uint32(value < low)
         above += int(over)
-        if over + under != stop - start:
-            for i in range(stop - start):
-                value = bits[i]
-                if low <= value < high:
-                    bins[(value - low) >> shift] += np.uint32(1)
-    return above
+        for i in range(stop - start):
+            if low <= bits[i] < high:
+                picked[inside] = bits[i]
+                inside += 1
+    return above, inside
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -9,9 +9,13 @@ from .chance import uniform
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _ZERO = np.float32(0.0)
-_COARSE = 1024
+_COARSE = 512
 _COARSE_SHIFT = np.uint32(17)
-"""Coarse ranks have 64 classes per power of two, over the 16 powers below the largest of the row."""
+"""Coarse ranks have 64 classes per power of two, over the 8 powers below the largest of the row."""
+_COPIES = 4
+"""Of the counts, filled in turn: two neighbours of one class would wait for each other's addition."""
+_FEW = 16
+"""Elements of a row that are ranked one by one, by looking at all others."""
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -104,37 +108,82 @@ def keep_ranked(
         kept: [rows * width] uint8, what stayed.
     """
     bits = np.empty(width, np.uint32)
-    first = np.empty(_COARSE + 1, np.int64)
+    classes = np.empty(width, np.int32)
+    drawn = np.empty(width, np.float32)
+    open_, numbers = np.empty(width, np.uint8), np.empty(width, np.int32)
+    counts = np.empty((_COPIES, _COARSE), np.int32)
+    sure, possible = np.empty(_COARSE, np.float32), np.empty(_COARSE, np.float32)
     divisor = np.float32(max(width - 1, 1))
     for begin in range(0, delta.shape[0], width):
         row, stays = delta[begin : begin + width], kept[begin : begin + width]
         largest = np.uint32(0)
         for i in range(width):
-            value = to_bits(row[i]) & _MAGNITUDE
-            bits[i] = value
-            largest = max(largest, value)
-        bottom = max(int(largest >> _COARSE_SHIFT) - (_COARSE - 1), 0)
-        first[:] = 0
+            bits[i] = to_bits(row[i]) & _MAGNITUDE
+            largest = max(largest, bits[i])
+            drawn[i] = uniform(key, start + begin + i)
+        bottom = np.int32(max(int(largest >> _COARSE_SHIFT) - (_COARSE - 1), 0))
         for i in range(width):
-            first[max(int(bits[i] >> _COARSE_SHIFT) - bottom, 0) + 1] += 1
+            above = np.int32(np.int32(bits[i] >> _COARSE_SHIFT) - bottom)
+            classes[i] = above if above > 0 else np.int32(0)
+        counts[:] = 0
+        whole = width - width % _COPIES
+        for i in range(0, whole, _COPIES):
+            for copy in range(_COPIES):
+                counts[copy, classes[i + copy]] += np.int32(1)
+        for i in range(whole, width):
+            counts[0, classes[i]] += np.int32(1)
+        before = 0
         for c in range(_COARSE):
-            first[c + 1] += first[c]
+            members = 0
+            for copy in range(_COPIES):
+                members += counts[copy, c]
+            sure[c] = lowest + np.float32(before) / divisor * spread
+            before += members
+            possible[c] = lowest + np.float32(before - 1) / divisor * spread
+        if width == 1:
+            sure[:] = lowest + np.float32(0.5) * spread
+            possible[:] = sure
         for i in range(width):
-            drawn = uniform(key, start + begin + i)
-            c = max(int(bits[i] >> _COARSE_SHIFT) - bottom, 0)
-            low = lowest + np.float32(first[c]) / divisor * spread
-            high = lowest + np.float32(first[c + 1] - 1) / divisor * spread
-            if width == 1:
-                stays[i] = drawn < lowest + np.float32(0.5) * spread
-            elif drawn < low:
-                stays[i] = 1
-            elif drawn >= high:
-                stays[i] = 0
-            else:
-                rank = _rank(bits, i)
-                stays[i] = drawn < lowest + np.float32(rank) / divisor * spread
+            c = classes[i]
+            stays[i] = drawn[i] < sure[c]
+            open_[i] = (drawn[i] >= sure[c]) & (drawn[i] < possible[c])
+        undecided = np.int32(0)
+        for i in range(width):
+            undecided += np.int32(open_[i])
+        if undecided > _FEW:
+            _number_equal_ones(bits, classes, counts, numbers)
+        for i in range(width):
+            if open_[i]:
+                rank = numbers[i] if undecided > _FEW else np.int32(-1)
+                if rank < 0:
+                    rank = np.int32(_rank(bits, i))
+                stays[i] = drawn[i] < lowest + np.float32(rank) / divisor * spread
         for i in range(width):
             row[i] = row[i] if stays[i] else _ZERO
+
+
+@njit(nogil=True, cache=True, inline="never")  # type: ignore[untyped-decorator]
+def _number_equal_ones(
+    bits: NDArray[np.uint32], classes: NDArray[np.int32], counts: NDArray[np.int32], numbers: NDArray[np.int32]
+) -> None:
+    """Ranks of elements whose class has one magnitude only, of which bfloat16 deltas are full; -1 for the others."""
+    ranks, value = np.empty(_COARSE, np.int32), np.zeros(_COARSE, np.uint32)
+    before = np.int32(0)
+    for c in range(_COARSE):
+        ranks[c] = before
+        for copy in range(_COPIES):
+            before += counts[copy, c]
+    mixed = np.zeros(_COARSE, np.uint8)
+    for i in range(bits.shape[0]):
+        c = classes[i]
+        mixed[c] |= np.uint8((value[c] != 0) & (value[c] != bits[i]))
+        value[c] = bits[i] if bits[i] != 0 else value[c]
+        numbers[i] = ranks[c]
+        ranks[c] += np.int32(1)
+    if value[0] != 0:  # zeros and what is above them share the lowest class
+        mixed[0] = 1
+    for i in range(bits.shape[0]):
+        numbers[i] = np.int32(-1) if mixed[classes[i]] else numbers[i]
 
 
 @njit(nogil=True, cache=True, inline="never")  # type: ignore[untyped-decorator]

@@ -136,24 +136,9 @@ def inner_products(
 
 @njit(nogil=True, cache=True, inline="never")  # type: ignore[untyped-decorator]
 def _add_product(one: NDArray[np.float64], other: NDArray[np.float64], length: int, lanes: NDArray[np.float64]) -> None:
-    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
-    b0 = b1 = b2 = b3 = b4 = b5 = b6 = b7 = 0.0
+    sums = np.zeros(_LANES, np.float64)  # its own array: only then is it known that no input lies under it
     for i in range(0, length, _LANES):
-        a0 += one[i] * other[i]
-        a1 += one[i + 1] * other[i + 1]
-        a2 += one[i + 2] * other[i + 2]
-        a3 += one[i + 3] * other[i + 3]
-        a4 += one[i + 4] * other[i + 4]
-        a5 += one[i + 5] * other[i + 5]
-        a6 += one[i + 6] * other[i + 6]
-        a7 += one[i + 7] * other[i + 7]
-        b0 += one[i + 8] * other[i + 8]
-        b1 += one[i + 9] * other[i + 9]
-        b2 += one[i + 10] * other[i + 10]
-        b3 += one[i + 11] * other[i + 11]
-        b4 += one[i + 12] * other[i + 12]
-        b5 += one[i + 13] * other[i + 13]
-        b6 += one[i + 14] * other[i + 14]
-        b7 += one[i + 15] * other[i + 15]
-    for lane, value in enumerate((a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7)):
-        lanes[lane] += value
+        for lane in range(_LANES):
+            sums[lane] += one[i + lane] * other[i + lane]
+    for lane in range(_LANES):
+        lanes[lane] += sums[lane]

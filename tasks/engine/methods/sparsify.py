@@ -151,7 +151,7 @@ class KeepLargest(KeepAll):
         if stage == "sample":
             return magnitudes(up, down)
         if stage == "count":
-            return [0 if edge.rank.found else edge.rank.count(up, down) for edge in self._edges]
+            return [None if edge.rank.found else edge.rank.count(up, down) for edge in self._edges]
         return start, [int(count_equal(up, down, np.uint32(edge.rank.bits))) for edge in self._edges]
 
     def settle(self, stage: str, results: Sequence[Any]) -> None:
@@ -160,7 +160,7 @@ class KeepLargest(KeepAll):
             if stage == "sample":
                 edge.rank.bracket(results)
             elif stage == "count" and not edge.rank.found:
-                edge.rank.narrow(sum(result[number] for result in results))
+                edge.rank.narrow([result[number] for result in results])
             elif stage == "places":
                 before = 0
                 for start, equal in results:
