@@ -234,7 +234,7 @@ def _tensor_plans(
             parents,
             values.shared,
             tuple(values.per_model),
-            config.seed,
+            config.seed if config.spec.random else 0,  # ties breaks ties by chance, and has one result all the same
             config.compat is not None,
             0,
             layers,

@@ -38,9 +38,12 @@ class Task(NamedTuple):
 
 
 def ranges(elements: int, width: int, *, by_row: bool) -> list[Range]:
-    """Elements [start, stop) of the blocks of a tensor; whole rows where a row must not be cut."""
+    """Elements [start, stop) of the blocks of a tensor: whole rows, unless a row is longer than a block and may be cut.
+
+    So the blocks, by which sums are added up, hardly depend on what else is merged at the same time.
+    """
     size = BLOCK_ELEMENTS
-    if by_row and width:
+    if width and (by_row or width <= BLOCK_ELEMENTS):
         size = max(1, BLOCK_ELEMENTS // width) * width
     return [(start, min(start + size, elements)) for start in range(0, elements, size)]
 
