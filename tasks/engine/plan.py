@@ -164,6 +164,7 @@ def plan_merge(
     base: str | None = None,
     labels: Mapping[str, str] | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    order: tuple[str, ...] | None = None,
 ) -> MergePlan:
     """Check that the inputs belong together, and place every output byte.
 
@@ -173,15 +174,23 @@ def plan_merge(
         base: The base of a method that does not read it: the others are held against it all the same.
         labels: What messages call them; their folders by default.
         max_shard_bytes: Data bytes per output file.
+        order: The sources of another plan that reads the same models, to be numbered alike.
 
     Raises:
-        RecipeError: The recipe does not fit these models, or `max_shard_bytes` is not positive.
+        RecipeError: The recipe does not fit these models, has another instruct model than the other plan, or
+            `max_shard_bytes` is not positive.
         CheckpointError: The inputs do not fit together: all problems at once, of the common class if they have one.
     """
     if max_shard_bytes <= 0:
         raise RecipeError(f"max_shard_bytes is {max_shard_bytes}, expected more than 0")
     donor = config.instruct or find_instruct(config, opened)
-    order = tuple(dict.fromkeys([donor, *names(config)]))
+    own = tuple(dict.fromkeys([donor, *names(config)]))
+    order = order or own
+    if set(order) != set(own) or order[0] != donor:
+        raise RecipeError(
+            f"{config.where}: merges {', '.join(own)} with instruct model {donor}, and another output of the same "
+            f"reading {', '.join(order)} with instruct model {order[0]}; expected the same models. Merge them apart"
+        )
     sources = tuple(Source((labels or {}).get(name, name), opened[name]) for name in order)
     instruct, others = sources[0].checkpoint, {source.label: source.checkpoint for source in sources[1:]}
     if base is not None:
