@@ -5,7 +5,10 @@ Written with the safetensors library and read with a reader of their own, never 
 
 import json
 import math
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetensors import TensorSpec, serialize_file
 
 from tasks.engine.config import parse_config
 from tasks.engine.merge_config import MergeConfig
-from tasks.engine.methods.operation import BLOCK_ELEMENTS
+from tasks.engine.methods.operation import BLOCK_ELEMENTS, Block, Operation
 from tasks.engine.methods.spec import REQUIRED, MethodSpec, Parameter
 from tests.engine.parity.models import to_bfloat16
 
@@ -145,3 +148,39 @@ def recipe_for(
     if spec.base != "unused":
         mapping["base_model"] = str(base)
     return parse_config(mapping, "recipe")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of merges wait for a disk 20 ms at each of their fsyncs."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None, prefix="engine-") as folder:
+        yield Path(folder)
+
+
+def operate(
+    operation: Operation, x: NDArray[np.float32], width: int, block: int, *, backwards: bool = False
+) -> NDArray[np.float32]:
+    """Feed one operation as the runner does, in blocks of so many elements, or of whole rows where it wants them.
+
+    Args:
+        operation: New.
+        x: [sources, n], every source of the merge.
+        width: Elements of a row.
+        block: Elements.
+        backwards: Measure and apply the last block first; results are handed back in order all the same.
+    """
+    size = max(1, block // width) * width if operation.by_row and width else block
+    everything = [(start, min(start + size, x.shape[1])) for start in range(0, x.shape[1], size)]
+    step = -1 if backwards else 1
+
+    def of(start: int, stop: int) -> Block:
+        return Block(np.ascontiguousarray(x[list(operation.sources), start:stop]), start)
+
+    while everything and (stage := operation.stage()) is not None:
+        wanted = list(everything if stage.ranges is None else stage.ranges)[::step]
+        operation.settle(stage, [operation.measure(stage, of(*one)) for one in wanted][::step])
+    out = np.full(x.shape[1], np.nan, np.float32)
+    for start, stop in everything[::step]:
+        operation.apply(of(start, stop), out[start:stop])
+    return out
