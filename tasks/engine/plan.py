@@ -20,8 +20,9 @@ from .methods.operation import BLOCK_ELEMENTS, Operation, Tensor
 from .methods.registry import METHODS
 from .parents import check_parents
 from .rows import instruct_rows, is_router, is_token_tensor
+from .token_rows import MatchedRows, Rows, match_rows, matched
 from .values import count_layers, depth_of
-from .vocabulary import vocabulary_problems
+from .vocabulary import read_vocabulary, vocabulary_problems
 
 SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 TORCH_NAMES = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
@@ -47,7 +48,7 @@ class TensorPlan:
 
     tensor: Tensor
     method: str
-    specs: tuple[TensorSpec, ...]
+    specs: tuple[TensorSpec | MatchedRows, ...]
     """Where it lies in each source."""
     instruct: int
     """Number of the source that is the instruct model."""
@@ -197,9 +198,9 @@ def plan_merge(
         others.setdefault((labels or {}).get(base, base), opened[base])
     refuse_all(
         [
-            *config_problems(instruct, others),
-            *vocabulary_problems(instruct, others),
-            *tensor_problems(instruct, others),
+            *config_problems(instruct, others, config.vocabulary),
+            *vocabulary_problems(instruct, others, config.vocabulary),
+            *tensor_problems(instruct, others, config.vocabulary),
         ]
     )
     dtype = SAFETENSORS_DTYPES.get(config.output_dtype or "") or _stored_dtype(instruct)
@@ -220,6 +221,7 @@ def _tensor_plans(
 ) -> dict[str, TensorPlan]:
     instruct = sources[0].checkpoint
     rows = instruct_rows(instruct) if config.special_rows == "instruct" else {}
+    read = _Reading(config, sources)
     layers = count_layers(instruct.tensors)
     number = {name: place for place, name in enumerate(order)}
     has_base = config.base_model is not None and config.spec.base != "unused"
@@ -251,14 +253,45 @@ def _tensor_plans(
         plans[name] = TensorPlan(
             tensor,
             config.method,
-            tuple(source.checkpoint.tensors[name] for source in sources),
+            read.specs(name),
             0,
             copied=(config.routers == "instruct" and is_router(name))
             or (config.vocabulary == "keep_instruct" and is_token_tensor(name)),
-            copied_rows=rows.get(name, ()),
+            copied_rows=tuple(sorted({*rows.get(name, ()), *read.lacking(name)})),
         )
     refuse_all(problems)
     return plans
+
+
+class _Reading:
+    """Where a tensor lies in each source; rows in the order of the instruct model's tokens, where that is asked for."""
+
+    def __init__(self, config: MergeConfig, sources: Sequence[Source]) -> None:
+        self._checkpoints = [source.checkpoint for source in sources]
+        self._policy = config.vocabulary
+        self._matched: dict[int, list[Rows]] = {}
+        self._tokens = [read_vocabulary(c.path) for c in self._checkpoints] if self._policy == "match_tokens" else []
+
+    def specs(self, name: str) -> tuple[TensorSpec | MatchedRows, ...]:
+        """By source. Of a tensor that is kept whole, the instruct model's for all: the others may lack rows."""
+        ours = self._checkpoints[0].tensors[name]
+        if not is_token_tensor(name) or self._policy == "refuse":
+            return tuple(checkpoint.tensors[name] for checkpoint in self._checkpoints)
+        if self._policy == "keep_instruct":
+            return (ours,) * len(self._checkpoints)
+        return matched([checkpoint.tensors[name] for checkpoint in self._checkpoints], self._rows(name))
+
+    def lacking(self, name: str) -> list[int]:
+        """Rows that some source has no token for."""
+        if self._policy != "match_tokens" or not is_token_tensor(name) or len(self._checkpoints) == 1:
+            return []
+        return [int(row) for row in (self._rows(name)[0] < 0).nonzero()[0]]
+
+    def _rows(self, name: str) -> list[Rows]:
+        height = self._checkpoints[0].tensors[name].shape[0]
+        if height not in self._matched:
+            self._matched[height] = match_rows(self._tokens[0], height, self._tokens[1:])
+        return self._matched[height]
 
 
 def _stored_dtype(instruct: Checkpoint) -> str:
