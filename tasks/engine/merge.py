@@ -179,6 +179,9 @@ def plan_all(
         RecipeError: The configurations name different models.
         MergeError: What `plan_merge` refuses.
     """
+    policies = {config.vocabulary for config in configs.values()}
+    if len(policies) > 1:  # rows of one reading are in one order
+        raise RecipeError(f"outputs of one reading need one policy for vocabulary, found {sorted(policies)}; merge apart")
     opened: dict[str, Checkpoint] = {}
     problems: list[MergeError] = []
     apart = [] if base is None else [str(base)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.engine.errors import CheckpointError
-from tasks.engine.merge import TunedPaths, merge
+from tasks.engine.errors import CheckpointError, RecipeError
+from tasks.engine.merge import TunedPaths, by_roles, merge, merge_configs
 from tasks.engine.recipe import Recipe
 from tasks.engine.token_rows import match_rows
 
@@ -82,6 +82,16 @@ def test_the_instruct_models_rows_are_kept_whole(other_words, load):
     found, instruct = load(family.out), load(family.instruct)
     for name, tensor in found.items():
         assert torch.equal(tensor, instruct[name]) is (name in NAMES)
+
+
+def test_outputs_of_one_reading_have_one_policy(family):
+    configs = {}
+    for number, policy in enumerate(("match_tokens", "keep_instruct")):
+        recipe = Recipe(method="task_arithmetic", vocabulary=policy)
+        configs[family.root / f"out-{number}"], _ = by_roles(recipe, family.base, family.instruct, family.tuned)
+    with pytest.raises(RecipeError, match="keep_instruct.*match_tokens"):
+        merge_configs(configs)
+    assert family.leftovers() == []
 
 
 def test_a_token_that_one_model_lacks_is_the_instruct_models_in_all():
