@@ -123,7 +123,7 @@ def merge(
 
     The same command takes up a merge that was killed.
 
-    Exit codes: 0 done, 2 refused; then nothing was written.
+    Exit codes: 0 done, 2 refused, 3 the disk is full; after 2 and 3 nothing was written.
     """
     from deployments.merging import merge_here
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from .checkpoint import MERGEABLE, Checkpoint
 from .errors import ConfigMismatch, DtypeMismatch, MergeError, MissingTensor, ShapeMismatch
+from .header import TensorSpec
+from .rows import is_token_tensor
 
 _COMPARED = (
     "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -18,12 +20,15 @@ _COMPARED = (
 )  # fmt: skip
 
 
-def config_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> list[MergeError]:
+def config_problems(
+    instruct: Checkpoint, others: Mapping[str, Checkpoint], vocabulary: str = "refuse"
+) -> list[MergeError]:
     """Every difference that matters between the configurations, and everything that no merge can carry.
 
     Args:
         instruct: The model whose ``config.json`` the output gets.
         others: The other inputs by label: ``tuned base eu``.
+        vocabulary: The recipe's policy; all but ``refuse`` allow another number of rows.
     """
     problems: list[MergeError] = []
     for label, checkpoint in {"instruct": instruct, **others}.items():
@@ -50,7 +55,7 @@ def config_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> l
                 "instruct; expected the same, or the weights mean something else"
             )
             for key in _COMPARED
-            if theirs[key] != ours[key]
+            if theirs[key] != ours[key] and (vocabulary == "refuse" or key != "vocab_size")
         ]
     return problems
 
@@ -79,7 +84,9 @@ def _meaning(checkpoint: Checkpoint) -> dict[str, Any]:
     return meaning
 
 
-def tensor_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> list[MergeError]:
+def tensor_problems(
+    instruct: Checkpoint, others: Mapping[str, Checkpoint], vocabulary: str = "refuse"
+) -> list[MergeError]:
     """Every tensor that is missing, extra, of another shape, or of a type that cannot be added.
 
     Names are the checkpoint's own and any architecture is welcome; in return nothing is skipped. A tied head that one
@@ -97,7 +104,7 @@ def tensor_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> l
                 problems.append(
                     MissingTensor(f"{name} {theirs.shape} is in {label} ({checkpoint.path}) but not in instruct")
                 )
-            elif ours is not None and theirs is not None and ours.shape != theirs.shape:
+            elif ours is not None and theirs is not None and not _same_shape(ours, theirs, vocabulary):
                 problems.append(
                     ShapeMismatch(f"{name} is {theirs.shape} in {label} ({theirs.shard}) but {ours.shape} in instruct")
                 )
@@ -110,3 +117,10 @@ def tensor_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> l
             if spec.dtype not in MERGEABLE
         ]
     return problems
+
+
+def _same_shape(ours: TensorSpec, theirs: TensorSpec, vocabulary: str) -> bool:
+    """Whether two tensors can be merged; rows of tokens may differ in number where a policy says what to do."""
+    if vocabulary != "refuse" and is_token_tensor(ours.name):
+        return ours.shape[1:] == theirs.shape[1:] and len(ours.shape) == len(theirs.shape)
+    return ours.shape == theirs.shape

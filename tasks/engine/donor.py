@@ -44,21 +44,19 @@ def donor_config(folder: Path, out_dtype: str) -> bytes:
 
 
 def find_instruct(config: MergeConfig, opened: Mapping[str, Checkpoint]) -> str:
-    """The instruct model of a merge that does not name it: the one model that talks otherwise than the base.
+    """The instruct model of a merge that does not name it: the one with a chat template.
 
-    That is, whose chat template or ``generation_config.json`` is not the base's; without a base, the one with a
-    template.
+    Where several have one, or none has: the one whose template or ``generation_config.json`` is not the base's.
 
     Raises:
         RecipeError: None, or more than one; the key `instruct:` then says which.
     """
-    models = list(dict.fromkeys(entry.model for entry in config.models))
-    if len(models) == 1 and config.base_model in (None, models[0]):
-        return models[0]
-    base = config.base_model
-    if base is None:
-        found = [model for model in models if chat_template(opened[model].path)]
-    else:
+    base, models = config.base_model, list(dict.fromkeys(entry.model for entry in config.models))
+    everyone = list(dict.fromkeys([*models, *([base] if base else [])]))
+    if len(everyone) == 1:
+        return everyone[0]
+    found = [model for model in everyone if chat_template(opened[model].path)]
+    if len(found) != 1 and base is not None:
         found = [model for model in models if model != base and _talk(opened[model].path) != _talk(opened[base].path)]
     if len(found) == 1:
         return found[0]

@@ -12,7 +12,7 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .deltas import delta_figures, warnings
 from .donor import donor_config, donor_files
-from .errors import CheckpointError, CorruptShard, MergeError, RecipeError, refuse_all
+from .errors import CheckpointError, CorruptShard, MergeError, refuse_all
 from .merge_config import MergeConfig, names
 from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
 from .recipe import Coefficients, Recipe, Tuned
@@ -179,11 +179,9 @@ def plan_all(
         RecipeError: The configurations name different models.
         MergeError: What `plan_merge` refuses.
     """
-    wanted = {out: set(names(config)) for out, config in configs.items()}
-    first = next(iter(wanted.values()))
-    if any(models != first for models in wanted.values()):
-        told = "; ".join(f"{out}: {', '.join(sorted(models))}" for out, models in wanted.items())
-        raise RecipeError(f"outputs of one reading must be merged from the same models, found {told}; merge them apart")
+    policies = {config.vocabulary for config in configs.values()}
+    if len(policies) > 1:  # rows of one reading are in one order
+        raise RecipeError(f"outputs of one reading need one policy for vocabulary, found {sorted(policies)}; merge apart")
     opened: dict[str, Checkpoint] = {}
     problems: list[MergeError] = []
     apart = [] if base is None else [str(base)]
@@ -193,16 +191,19 @@ def plan_all(
         except MergeError as error:
             problems += error.problems
     refuse_all(problems)
-    return {
-        out: plan_merge(
+    plans: dict[Path, MergePlan] = {}
+    order: tuple[str, ...] | None = None
+    for out, config in configs.items():
+        plans[out] = plan_merge(
             config,
             opened,
             base=None if base is None else str(base),
             labels=labels,
             max_shard_bytes=max_shard_bytes,
+            order=order,
         )
-        for out, config in configs.items()
-    }
+        order = plans[out].names
+    return plans
 
 
 def output_bytes(plan: MergePlan) -> int:

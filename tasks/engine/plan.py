@@ -20,8 +20,9 @@ from .methods.operation import BLOCK_ELEMENTS, Operation, Tensor
 from .methods.registry import METHODS
 from .parents import check_parents
 from .rows import instruct_rows, is_router, is_token_tensor
+from .token_rows import MatchedRows, Rows, match_rows, matched
 from .values import count_layers, depth_of
-from .vocabulary import vocabulary_problems
+from .vocabulary import read_vocabulary, vocabulary_problems
 
 SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 TORCH_NAMES = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
@@ -47,7 +48,7 @@ class TensorPlan:
 
     tensor: Tensor
     method: str
-    specs: tuple[TensorSpec, ...]
+    specs: tuple[TensorSpec | MatchedRows, ...]
     """Where it lies in each source."""
     instruct: int
     """Number of the source that is the instruct model."""
@@ -164,6 +165,7 @@ def plan_merge(
     base: str | None = None,
     labels: Mapping[str, str] | None = None,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    order: tuple[str, ...] | None = None,
 ) -> MergePlan:
     """Check that the inputs belong together, and place every output byte.
 
@@ -173,24 +175,32 @@ def plan_merge(
         base: The base of a method that does not read it: the others are held against it all the same.
         labels: What messages call them; their folders by default.
         max_shard_bytes: Data bytes per output file.
+        order: The sources of another plan that reads the same models, to be numbered alike.
 
     Raises:
-        RecipeError: The recipe does not fit these models, or `max_shard_bytes` is not positive.
+        RecipeError: The recipe does not fit these models, has another instruct model than the other plan, or
+            `max_shard_bytes` is not positive.
         CheckpointError: The inputs do not fit together: all problems at once, of the common class if they have one.
     """
     if max_shard_bytes <= 0:
         raise RecipeError(f"max_shard_bytes is {max_shard_bytes}, expected more than 0")
     donor = config.instruct or find_instruct(config, opened)
-    order = tuple(dict.fromkeys([donor, *names(config)]))
+    own = tuple(dict.fromkeys([donor, *names(config)]))
+    order = order or own
+    if set(order) != set(own) or order[0] != donor:
+        raise RecipeError(
+            f"{config.where}: merges {', '.join(own)} with instruct model {donor}, and another output of the same "
+            f"reading {', '.join(order)} with instruct model {order[0]}; expected the same models. Merge them apart"
+        )
     sources = tuple(Source((labels or {}).get(name, name), opened[name]) for name in order)
     instruct, others = sources[0].checkpoint, {source.label: source.checkpoint for source in sources[1:]}
     if base is not None:
         others.setdefault((labels or {}).get(base, base), opened[base])
     refuse_all(
         [
-            *config_problems(instruct, others),
-            *vocabulary_problems(instruct, others),
-            *tensor_problems(instruct, others),
+            *config_problems(instruct, others, config.vocabulary),
+            *vocabulary_problems(instruct, others, config.vocabulary),
+            *tensor_problems(instruct, others, config.vocabulary),
         ]
     )
     dtype = SAFETENSORS_DTYPES.get(config.output_dtype or "") or _stored_dtype(instruct)
@@ -211,6 +221,7 @@ def _tensor_plans(
 ) -> dict[str, TensorPlan]:
     instruct = sources[0].checkpoint
     rows = instruct_rows(instruct) if config.special_rows == "instruct" else {}
+    read = _Reading(config, sources)
     layers = count_layers(instruct.tensors)
     number = {name: place for place, name in enumerate(order)}
     has_base = config.base_model is not None and config.spec.base != "unused"
@@ -242,14 +253,45 @@ def _tensor_plans(
         plans[name] = TensorPlan(
             tensor,
             config.method,
-            tuple(source.checkpoint.tensors[name] for source in sources),
+            read.specs(name),
             0,
             copied=(config.routers == "instruct" and is_router(name))
             or (config.vocabulary == "keep_instruct" and is_token_tensor(name)),
-            copied_rows=rows.get(name, ()),
+            copied_rows=tuple(sorted({*rows.get(name, ()), *read.lacking(name)})),
         )
     refuse_all(problems)
     return plans
+
+
+class _Reading:
+    """Where a tensor lies in each source; rows in the order of the instruct model's tokens, where that is asked for."""
+
+    def __init__(self, config: MergeConfig, sources: Sequence[Source]) -> None:
+        self._checkpoints = [source.checkpoint for source in sources]
+        self._policy = config.vocabulary
+        self._matched: dict[int, list[Rows]] = {}
+        self._tokens = [read_vocabulary(c.path) for c in self._checkpoints] if self._policy == "match_tokens" else []
+
+    def specs(self, name: str) -> tuple[TensorSpec | MatchedRows, ...]:
+        """By source. Of a tensor that is kept whole, the instruct model's for all: the others may lack rows."""
+        ours = self._checkpoints[0].tensors[name]
+        if not is_token_tensor(name) or self._policy == "refuse":
+            return tuple(checkpoint.tensors[name] for checkpoint in self._checkpoints)
+        if self._policy == "keep_instruct":
+            return (ours,) * len(self._checkpoints)
+        return matched([checkpoint.tensors[name] for checkpoint in self._checkpoints], self._rows(name))
+
+    def lacking(self, name: str) -> list[int]:
+        """Rows that some source has no token for."""
+        if self._policy != "match_tokens" or not is_token_tensor(name) or len(self._checkpoints) == 1:
+            return []
+        return [int(row) for row in (self._rows(name)[0] < 0).nonzero()[0]]
+
+    def _rows(self, name: str) -> list[Rows]:
+        height = self._checkpoints[0].tensors[name].shape[0]
+        if height not in self._matched:
+            self._matched[height] = match_rows(self._tokens[0], height, self._tokens[1:])
+        return self._matched[height]
 
 
 def _stored_dtype(instruct: Checkpoint) -> str:

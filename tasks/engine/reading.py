@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .errors import CheckpointError, CorruptShard
 from .header import TensorSpec
 from .kernels.widths import is_finite, widen_bf16
+from .token_rows import MatchedRows
 
 STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -106,7 +107,7 @@ class BlockReader:
             self._files.fill(spec, start, row)
         return raw
 
-    def floats(self, specs: Iterable[TensorSpec], start: int, stop: int) -> NDArray[np.float32]:
+    def floats(self, specs: Iterable[TensorSpec | MatchedRows], start: int, stop: int) -> NDArray[np.float32]:
         """Elements [start, stop) as float32 [sources, stop - start].
 
         Float64 is rounded to float32; the others are exact.
@@ -118,22 +119,30 @@ class BlockReader:
         self._room(len(specs), length)
         wide = self._wide[: len(specs) * length].reshape(len(specs), length)
         for row, spec in zip(wide, specs, strict=True):
-            if spec.dtype == "BF16":
-                raw = self._raw[:length]
-                self._files.fill(spec, start, raw)
-                finite = widen_bf16(raw, row)
-            elif spec.dtype == "F32":
-                self._files.fill(spec, start, row)
-                finite = is_finite(row)
+            if isinstance(spec, MatchedRows):
+                for own, place, first, last in spec.pieces(start, stop):
+                    self._widen(own, place, row[first:last])
             else:
-                other = np.empty(length, STORED[spec.dtype])
-                self._files.fill(spec, start, other)
-                with np.errstate(over="ignore"):
-                    row[:] = other
-                finite = is_finite(row)
-            if not finite:
-                raise not_finite(spec, row, start)
+                self._widen(spec, start, row)
         return wide
+
+    def _widen(self, spec: TensorSpec, start: int, out: NDArray[np.float32]) -> None:
+        """Elements of one tensor from ``start``, as many as fit into float32 [n]."""
+        if spec.dtype == "BF16":
+            raw = self._raw[: len(out)]
+            self._files.fill(spec, start, raw)
+            finite = widen_bf16(raw, out)
+        elif spec.dtype == "F32":
+            self._files.fill(spec, start, out)
+            finite = is_finite(out)
+        else:
+            other = np.empty(len(out), STORED[spec.dtype])
+            self._files.fill(spec, start, other)
+            with np.errstate(over="ignore"):
+                out[:] = other
+            finite = is_finite(out)
+        if not finite:
+            raise not_finite(spec, out, start)
 
 
 def not_finite(spec: TensorSpec, values: NDArray[np.float32], start: int) -> CheckpointError:

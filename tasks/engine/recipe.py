@@ -120,6 +120,7 @@ class Recipe(BaseModel):
             RecipeError: The recipe does not fit these languages, or its method these roles.
         """
         _each_its_own_folder(base, instruct, tuned, where)
+        self._weights_count(where)
         method, weights = self.method, {instruct: self.instruct_weight}
         by_name = self._tuned_weights(list(tuned))
         weights |= {own.path: by_name[name] for name, own in tuned.items()}
@@ -156,6 +157,19 @@ class Recipe(BaseModel):
         if "instruct_weight" in spec.parameters:
             mapping["parameters"].setdefault("instruct_weight", self.instruct_weight)
         return parse_config(mapping, where)
+
+    def _weights_count(self, where: str) -> None:
+        """Refuse weights that the method has no use for."""
+        spec = TABLE[self.method]
+        ignored = [] if "weight" in spec.of_models else [("tuned_weight", self.tuned_weight)]
+        if "weight" not in spec.of_models or spec.instruct_apart:
+            ignored += [] if "instruct_weight" in spec.parameters else [("instruct_weight", self.instruct_weight)]
+        problems = [
+            RecipeError(f"{where}: {key} = {value!r} has no effect in {self.method}; leave it out")
+            for key, value in ignored
+            if value != 1.0
+        ]
+        refuse_all(problems)
 
     def coefficients(self, languages: Sequence[str]) -> Coefficients:
         """The coefficients of the two kinds of deltas for these languages.

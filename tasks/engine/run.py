@@ -292,7 +292,9 @@ def _merge_bf16(
     """The short way for what is nearly always asked: bfloat16 in, bfloat16 out, one pass. None where it does not
     fit.
     """
-    specs = [plan.specs[source] for source in operation.sources]
+    specs = [spec for spec in (plan.specs[source] for source in operation.sources) if isinstance(spec, TensorSpec)]
+    if len(specs) < len(operation.sources):  # rows that are matched by token
+        return None
     if merge.out_dtype != "BF16" or plan.copied_rows or any(spec.dtype != "BF16" for spec in specs):
         return None
     bits = reader.bf16(specs, task.start, task.stop)
@@ -328,7 +330,8 @@ def copy_rows(files: ShardFiles, plan: TensorPlan, start: int, stored: NDArray[A
     if not plan.copied_rows:
         return
     width, stop = plan.tensor.width, start + len(stored)
-    spec: TensorSpec = plan.specs[plan.instruct]
+    spec = plan.specs[plan.instruct]
+    assert isinstance(spec, TensorSpec), "the instruct model's rows are in its own order"
     for row in plan.copied_rows[bisect_left(plan.copied_rows, start // width) :]:
         first, last = max(row * width, start), min((row + 1) * width, stop)
         if first >= stop:

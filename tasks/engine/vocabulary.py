@@ -135,8 +135,13 @@ def _quote(token: str | None) -> str:
     return "no token" if token is None else repr(token)
 
 
-def vocabulary_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) -> list[MergeError]:
-    """Every input whose ids mean something else than the instruct model's, and ids that have no row."""
+def vocabulary_problems(
+    instruct: Checkpoint, others: Mapping[str, Checkpoint], vocabulary: str = "refuse"
+) -> list[MergeError]:
+    """Every input whose ids mean something else than the instruct model's, unless a policy says what to do about it.
+
+    And tokenizers that cannot be read, and ids that have no row.
+    """
     problems: list[MergeError] = []
     vocabularies: dict[str, dict[int, str]] = {}
     if not any((checkpoint.path / "tokenizer.json").is_file() for checkpoint in [instruct, *others.values()]):
@@ -157,5 +162,7 @@ def vocabulary_problems(instruct: Checkpoint, others: Mapping[str, Checkpoint]) 
                 "expected a row for every id"
             )
         )
+    if vocabulary != "refuse":
+        return problems
     compared = [compare_vocabularies(label, theirs, ours) for label, theirs in vocabularies.items()]
     return problems + [problem for problem in compared if problem is not None]

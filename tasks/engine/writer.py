@@ -140,7 +140,7 @@ class OutputFolder:
                 raise WriteError(f"{out}: exists already; a merge never overwrites. Remove it or name another folder")
             if not self.out.parent.is_dir():
                 raise WriteError(f"{out}: its parent folder {self.out.parent} does not exist; create it first")
-            self._remove_leftovers()
+            self._leftovers(remove=False)
             free = shutil.disk_usage(self.out.parent).free + _size_on_disk(self._folder)
         if free < needed_bytes * _HEADROOM:
             raise DiskFull(
@@ -151,6 +151,7 @@ class OutputFolder:
     def __enter__(self) -> Self:
         """Create the hidden sibling, or take over what a killed merge of the same left in it."""
         with self._telling(self.out):
+            self._leftovers(remove=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -256,8 +257,8 @@ class OutputFolder:
     def _busy(self, folder: Path) -> str:
         return f"{self.out}: another process is writing it (in {folder}); wait for it"
 
-    def _remove_leftovers(self) -> None:
-        """Whatever killed merges of other recipes left here."""
+    def _leftovers(self, *, remove: bool) -> None:
+        """Refuse what another process is writing; on request remove what killed merges of other recipes left."""
         for leftover in self.out.parent.glob(f"{glob.escape(self._prefix)}*"):
             try:
                 lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -268,7 +269,7 @@ class OutputFolder:
             except BlockingIOError as error:
                 raise WriteError(self._busy(leftover)) from error
             else:
-                if leftover != self._folder and leftover.exists():  # not renamed since it was opened
+                if remove and leftover != self._folder and leftover.exists():  # not renamed since it was opened
                     shutil.rmtree(leftover)
             finally:
                 os.close(lock)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.engine.kernels.chance import key_of
-from tasks.engine.kernels.magnitudes import count_bracket, count_equal
+from tasks.engine.kernels.magnitudes import count_equal, pick_bracket
 from tasks.engine.methods.operation import BLOCK_ELEMENTS
 from tasks.engine.methods.ranks import SAMPLED_RANGE, SAMPLED_RANGES, KthLargest, magnitudes, sampled_ranges
 from tasks.engine.methods.sparsify import KeepLargest
@@ -17,8 +17,8 @@ from tests.engine.parity.models import from_bfloat16, to_bfloat16
 
 LARGE = 5 * BLOCK_ELEMENTS + 4321
 KEY = key_of(3, "model.norm.weight", 0)
-MOST_READINGS = 5
-"""The sample, and at most four more where it misleads: 31 bits, 12 or more of them by each reading."""
+MOST_READINGS = 3
+"""The sample, one reading, and one more where it misleads."""
 
 
 def normal(size, seed=0, scale=0.01):
@@ -35,7 +35,7 @@ def find(k, up, down, ranges=None):
     rank.bracket(magnitudes(up[a:b], down[a:b]) for a, b in (ranges or sampled_ranges(up.size)))
     readings = 1
     while not rank.found:
-        rank.narrow(sum(rank.count(up[a:b], down[a:b]) for a, b in blocks(up.size)))
+        rank.narrow([rank.count(up[a:b], down[a:b]) for a, b in blocks(up.size)])
         readings += 1
         assert readings <= MOST_READINGS
     return rank, readings
@@ -99,7 +99,7 @@ SORTED = np.sort(np.abs(normal(LARGE)))
 def test_a_sample_that_misleads_costs_readings_and_never_the_answer(values, ranges):
     nothing = np.zeros(LARGE, np.float32)
     readings = [check(k, values, nothing, ranges) for k in interesting(LARGE)]
-    assert max(readings) > 2
+    assert max(readings) >= 2
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -125,12 +125,11 @@ def test_samples_are_ranges_inside_the_tensor_that_do_not_meet(size):
 def test_brackets_are_counted_as_numpy_does():
     up, down = tied(20_000)
     bits = np.abs(up - down).view(np.uint32)
-    low, high, shift = int(np.quantile(bits, 0.3)), int(np.quantile(bits, 0.8)), 9
-    bins = np.zeros(((high - low - 1) >> shift) + 1, np.uint32)
-    above = count_bracket(up, down, np.uint32(low), np.uint32(high), np.uint32(shift), bins)
-    inside = bits[(bits >= low) & (bits < high)]
+    low, high = int(np.quantile(bits, 0.3)), int(np.quantile(bits, 0.8))
+    picked = np.empty(bits.size, np.uint32)
+    above, count = pick_bracket(up, down, np.uint32(low), np.uint32(high), picked)
     assert above == (bits >= high).sum()
-    assert np.array_equal(bins, np.bincount((inside - low) >> shift, minlength=bins.size))
+    assert np.array_equal(picked[:count], bits[(bits >= low) & (bits < high)])
     assert count_equal(up, down, bits[0]) == (bits == bits[0]).sum()
 
 

@@ -57,6 +57,9 @@ def test_roles_are_as_released():
         "dare_ties",
         "della",
         "della_linear",
+        "ties",
+        "breadcrumbs",
+        "breadcrumbs_ties",
     }
 
 

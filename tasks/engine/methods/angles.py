@@ -152,7 +152,8 @@ def stock_share(grams: NDArray[np.float64]) -> NDArray[np.float64]:
     cosines = []
     for s in range(count):
         for t in range(s + 1, count):
-            cosines.append(np.clip(grams[:, s, t] / np.maximum(lengths[:, s] * lengths[:, t], 1e-6), -1, 1))
+            product = lengths[:, s] * lengths[:, t]
+            cosines.append(np.clip(grams[:, s, t] / np.where(product > 0, product, 1.0), -1, 1))
     mean = np.mean(cosines, axis=0)
     denominator = 1 + (count - 1) * mean
     safe = np.where(np.abs(denominator) < 1e-6, 1.0, denominator)

@@ -2,8 +2,8 @@
 
 A sample says where the k-th largest will be, within six standard errors; one reading of the tensor then counts what
 lies above that bracket and collects each value inside it. Where the bracket misses (about never), the counts say on
-which side to look, and the tensor is read once more. The answer does not depend on the sample. A small tensor is sampled
-whole.
+which side to look, and the tensor is read once more. The answer does not depend on the sample. A small tensor is
+sampled whole.
 """
 
 import math

@@ -91,6 +91,7 @@ _SPECS = (
         "ties",
         "the largest |d_i|, sign by the weighted sum, mean of those that agree (Yadav et al., arXiv 2306.01708)",
         normalize=True,
+        random=True,  # which of equal magnitudes stay
     ),
     _of_deltas(
         "dare_linear",
@@ -122,9 +123,15 @@ _SPECS = (
     _of_deltas(
         "breadcrumbs",
         "d_i without its largest gamma n and its smallest elements (Davari and Belilovsky, arXiv 2312.06795)",
+        random=True,
         gamma=_GAMMA,
     ),
-    _of_deltas("breadcrumbs_ties", "as breadcrumbs, with the sign consensus of ties (arXiv 2312.06795)", gamma=_GAMMA),
+    _of_deltas(
+        "breadcrumbs_ties",
+        "as breadcrumbs, with the sign consensus of ties (arXiv 2312.06795)",
+        random=True,
+        gamma=_GAMMA,
+    ),
     MethodSpec(
         "model_stock",
         "t mean(x_i) + (1 - t) b, t = N c / (1 + (N - 1) c), c the mean cosine of d_i, d_j (arXiv 2403.19522)",
