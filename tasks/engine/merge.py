@@ -12,7 +12,7 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .deltas import delta_figures, warnings
 from .donor import donor_config, donor_files
-from .errors import CheckpointError, CorruptShard, MergeError, refuse_all
+from .errors import CheckpointError, CorruptShard, MergeError, RecipeError, refuse_all
 from .merge_config import MergeConfig, names
 from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
 from .recipe import Coefficients, Recipe, Tuned
@@ -181,7 +181,8 @@ def plan_all(
     """
     policies = {config.vocabulary for config in configs.values()}
     if len(policies) > 1:  # rows of one reading are in one order
-        raise RecipeError(f"outputs of one reading need one policy for vocabulary, found {sorted(policies)}; merge apart")
+        told = ", ".join(sorted(policies))
+        raise RecipeError(f"outputs of one reading need one policy for vocabulary, found {told}; merge them apart")
     opened: dict[str, Checkpoint] = {}
     problems: list[MergeError] = []
     apart = [] if base is None else [str(base)]

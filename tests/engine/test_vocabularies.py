@@ -89,7 +89,7 @@ def test_outputs_of_one_reading_have_one_policy(family):
     for number, policy in enumerate(("match_tokens", "keep_instruct")):
         recipe = Recipe(method="task_arithmetic", vocabulary=policy)
         configs[family.root / f"out-{number}"], _ = by_roles(recipe, family.base, family.instruct, family.tuned)
-    with pytest.raises(RecipeError, match="keep_instruct.*match_tokens"):
+    with pytest.raises(RecipeError, match=r"keep_instruct.*match_tokens"):
         merge_configs(configs)
     assert family.leftovers() == []
 
