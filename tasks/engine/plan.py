@@ -135,14 +135,16 @@ class MergePlan:
     def identity(self) -> str:
         """Digest of what goes in, without reading weights: a killed merge is gone on with only under the same one.
 
-        The tokenizer and the chat template enter by the rows that are copied, the engine by its source.
+        Tokenizers and the chat template enter by the rows that are copied or matched, the engine by its source.
         """
         engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
+        rows = [spec.rows for plan in self.tensors.values() for spec in plan.specs if isinstance(spec, MatchedRows)]
         said = [
             self.config.digest(),
             self.out_dtype,
             [shard.header.hex() for shard in self.layout.shards],
             [[str(plan.copied), *plan.copied_rows] for plan in self.tensors.values()],
+            [hashlib.sha256(of_one.tobytes()).hexdigest() for of_one in rows],
             list(self.inputs().items()),
             engine.hexdigest(),
         ]

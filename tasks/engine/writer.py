@@ -67,6 +67,7 @@ class WeightFile:
             os.ftruncate(self._handle, 0)
             _reserve(self._handle, self.size)
             return
+        known = known if known <= self.size else 0
         while piece := os.pread(self._handle, min(1 << 20, max(0, known - self.hashed)), self.hashed):
             self.advance(piece)
 
@@ -156,14 +157,17 @@ class OutputFolder:
             self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._known = _read_journal(self._folder / _JOURNAL)
+                for path in self._folder.iterdir():  # small files are written anew
+                    if path.name != _JOURNAL and path.name not in self._known:
+                        path.unlink()
             except BlockingIOError as error:
                 self._unlock()
                 raise WriteError(self._busy(self._folder)) from error
+            except OSError:
+                self._unlock()
+                raise
             self._entered = True
-            self._known = _read_journal(self._folder / _JOURNAL)
-            for path in self._folder.iterdir():  # small files are written anew
-                if path.name != _JOURNAL and path.name not in self._known:
-                    path.unlink()
         return self
 
     def __exit__(
@@ -295,7 +299,7 @@ class OutputFolder:
 
 
 def _read_journal(path: Path) -> dict[str, int]:
-    """How far each file is right; nothing without a journal. What follows a line that was cut does not count."""
+    """How far each file is right; nothing without a journal. A line that was cut does not count."""
     known: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -305,8 +309,8 @@ def _read_journal(path: Path) -> dict[str, int]:
         try:
             entry = json.loads(line)
             known[str(entry["file"])] = int(entry["bytes"])
-        except (ValueError, TypeError, KeyError):
-            break
+        except (ValueError, TypeError, KeyError, OverflowError):
+            continue
     return known
 
 
