@@ -69,18 +69,40 @@ class Checkpoint:
         return sorted(self.tensors)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object.
+def read_small(path: Path) -> bytes:
+    """A file beside the weights, whole.
 
     Raises:
-        CheckpointError: The file is missing, or holds something else.
+        CheckpointError: It is missing, or the system does not let us read it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; fetch the checkpoint again") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8.
+
+    Raises:
+        CheckpointError: It is missing, cannot be read, or is no UTF-8.
+    """
+    try:
+        return read_small(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 ({error}); fetch the checkpoint again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        CheckpointError: The file is missing, cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(read_small(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of more than 4300 digits
         raise CheckpointError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
     if not isinstance(content, dict):

@@ -58,24 +58,13 @@ def read_header(path: Path) -> list[TensorSpec]:
     Raises:
         CorruptShard: Every contradiction found: a short file, a header that is no JSON object or over 100 MB, a name
             twice, an unknown dtype, a shape that does not give the byte count, gaps, overlaps, bytes past the end.
+            Or the system does not let us read it.
     """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise CorruptShard(f"{path}: {size} bytes, expected at least 8 of header length; fetch the file again")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > MAX_HEADER_BYTES:
-            raise CorruptShard(
-                f"{path}: its header claims {length} bytes, at most {MAX_HEADER_BYTES} are allowed; not a safetensors "
-                "file, or a hostile one"
-            )
-        if 8 + length > size:
-            raise CorruptShard(
-                f"{path}: truncated inside its header: {size} bytes, expected at least {8 + length}; fetch it again"
-            )
-        raw = file.read(length)
+    try:
+        raw, size = _header_bytes(path)
+    except OSError as error:
+        raise CorruptShard(f"{path}: cannot be read: {error.strerror or error}") from error
+    length = len(raw)
     header = _json_object(path, raw)
     header.pop("__metadata__", None)
 

@@ -148,7 +148,9 @@ class BlockReader:
 def not_finite(spec: TensorSpec, values: NDArray[np.float32], start: int) -> CheckpointError:
     """What to say about an input with NaN or Inf."""
     places = np.flatnonzero(~np.isfinite(values))
+    beyond = ", or numbers beyond float32," if spec.dtype == "F64" else ""
     return CheckpointError(
-        f"{spec.shard}: {spec.name} has {values[places[0]]} at element {start + int(places[0])} ({len(places)} such in "
-        f"the block from element {start}); expected finite numbers. Fetch the file again, or leave this model out"
+        f"{spec.shard}: {spec.name} has {values[places[0]]} at element {start + int(places[0])} ({len(places)} such"
+        f"{beyond} in the block from element {start}); expected finite numbers. Fetch the file again, or "
+        "leave this model out"
     )

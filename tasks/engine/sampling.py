@@ -160,7 +160,11 @@ def pick(checkpoint: Checkpoint, slices: Sequence[Slice]) -> Picked:
                 raise CorruptShard(f"{file}: {piece.name} ends {wanted - len(raw)} bytes early; fetch the file again")
             found = as_floats(raw, spec.dtype)
             if not np.isfinite(found).all():
-                raise CheckpointError(f"{file}: {piece.name} has values that are not finite; expected numbers")
+                place = int(np.flatnonzero(~np.isfinite(found))[0])
+                raise CheckpointError(
+                    f"{file}: {piece.name} has {found[place]} at element {piece.start + place}, which is not finite; "
+                    "expected numbers. Fetch the file again, or leave this model out"
+                )
             first[k] = done
             values[done : done + len(found)] = found
             done += len(found)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Checkpoint, read_json
+from .checkpoint import Checkpoint, read_json, read_text
 from .errors import CheckpointError, MergeError, VocabularyMismatch
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -120,7 +120,7 @@ def chat_template(folder: Path) -> str:
     """Every template that the model ships, as one text; empty when it ships none."""
     config_path, legacy = folder / "tokenizer_config.json", folder / "chat_template.json"
     config = read_json(config_path) if config_path.is_file() else {}
-    parts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("chat_template*.jinja"))]
+    parts = [read_text(path) for path in sorted(folder.glob("chat_template*.jinja"))]
     stated = [config.get("chat_template"), read_json(legacy).get("chat_template") if legacy.is_file() else None]
     # Several templates stand as a list of {"name": ..., "template": ...}.
     return "\n".join([*parts, *(part if isinstance(part, str) else json.dumps(part) for part in stated if part)])

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from .checkpoint import read_small
 from .errors import DiskFull, WriteError
 
 _HEADROOM = 1.05
@@ -225,8 +226,12 @@ class OutputFolder:
         self.files[name] = file.digest()
 
     def copy(self, source: Path) -> None:
-        """One file of a parent, byte for byte."""
-        self.write(source.name, source.read_bytes())
+        """One file of a parent, byte for byte.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        self.write(source.name, read_small(source))
 
     def check(self) -> None:
         """Look once more whether the place is free.
