@@ -125,7 +125,7 @@ def _tell_plans(wanted: dict[Path, MergeFile], threads: int | None, *, as_json: 
     ).items():
         OutputFolder(out, output_bytes(plan), plan.identity())  # refuses what is there already, and a full disk
         told = estimate(plan, out, threads)
-        text = f"{plan}\n{_in_words(told, out)}"
+        text = "\n".join([str(plan), _in_words(told, out), *(f"warning: {warning}" for warning in plan.warnings)])
         plans.append({"out": str(out), **told._asdict(), "text": text})
         if not as_json:
             print(text)

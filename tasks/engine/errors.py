@@ -12,6 +12,7 @@
         + CorruptShard          a header, an index or a file size that contradicts the rest
         + ConfigMismatch        configurations under which the same weights mean something else
         + ForeignParent         weights that do not come from the checkpoint that a delta is taken against
+          - UndecidedParent   weights that cannot tell: a warning of a merge, no refusal
       x WriteError              the output folder could not be made
         + DiskFull
 
@@ -73,6 +74,10 @@ class ConfigMismatch(CheckpointError):
 
 class ForeignParent(CheckpointError):
     """A model lies nearer to another checkpoint than to its stated parent, or near none: its delta would be wrong."""
+
+
+class UndecidedParent(ForeignParent):
+    """The weights cannot tell a stated parent from another candidate. A merge goes on, and warns of it."""
 
 
 class WriteError(MergeError):

@@ -238,16 +238,16 @@ def _figures(plan: MergePlan) -> tuple[dict[str, float], list[str]]:
     """Lengths and angles of the deltas, and what they warn of."""
     roles = plan.roles()
     if roles is None:
-        return {}, []
+        return {}, list(plan.warnings)
     try:
         found = delta_figures(*roles)
     except CheckpointError as error:  # models of vectors alone; NaN, which the merge itself names by its place
-        return {}, [str(error)]
+        return {}, [*plan.warnings, str(error)]
     told = {"tau_I/base": found.instruct}
     for language, one in found.languages.items():
         told |= {f"tau_{language}/base": one.length, f"tau_{language}/tau_I": one.to_instruct}
         told[f"cos(tau_I,tau_{language})"] = one.cosine
-    return {name: value for name, value in told.items() if value is not None}, warnings(found)
+    return {name: value for name, value in told.items() if value is not None}, [*plan.warnings, *warnings(found)]
 
 
 def _report(

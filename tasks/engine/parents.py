@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, ForeignParent, MergeError
+from .errors import CheckpointError, ForeignParent, MergeError, UndecidedParent
 from .lineage import ENOUGH_SIGMAS, RELATED, Between, Comparison, doubt
 
 _ALLOW = "pass --allow-foreign-parent if you know why"
@@ -43,8 +43,9 @@ def check_parents(
         tuned: Language -> the tuned base, and its stated parent (None: the base).
 
     Returns:
-        A `ForeignParent` for each, with both distances, its place between base and instruct model, what the merge would
-        do, and what to do about it. A `CheckpointError` where a model cannot be sampled.
+        A `ForeignParent` for each (`UndecidedParent` where the weights cannot tell), with both distances, its place
+        between base and instruct model, what the merge would do, and what to do about it. A `CheckpointError` where a
+        model cannot be sampled.
     """
     candidates = {"base": base, "instruct": instruct}
     labels = {base.path.resolve(): "base"}
@@ -183,12 +184,12 @@ def _foreign(tuned: _Stated, others: Mapping[str, Checkpoint], found: Comparison
 
 def _undecided(
     tuned: _Stated, others: Mapping[str, Checkpoint], found: Comparison, one: str, other: str, place: Between
-) -> ForeignParent:
+) -> UndecidedParent:
     told = _both(tuned, others, found, other if one == tuned.parent else one)
-    return ForeignParent(
+    return UndecidedParent(
         f"{told}: undecided, {doubt(one, other, place)}, and {ENOUGH_SIGMAS:g} standard errors are asked for. With the "
         f"wrong one of the two the language delta would hold the difference between them, or lack it. Find out which "
-        f"it was trained from, and {_ALLOW}"
+        "it was trained from"
     )
 
 

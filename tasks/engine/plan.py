@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from .checkpoint import Checkpoint
 from .compatibility import config_problems, tensor_problems
 from .donor import find_instruct
-from .errors import CorruptShard, MergeError, RecipeError, refuse_all
+from .errors import CorruptShard, MergeError, RecipeError, UndecidedParent, refuse_all
 from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
 from .merge_config import MergeConfig, names, resolved, unmatched_filters
@@ -77,6 +77,8 @@ class MergePlan:
     """What the configuration calls each source."""
     unread_base: Checkpoint | None = None
     """Of a method that does not read it."""
+    warnings: tuple[str, ...] = ()
+    """What the weights cannot tell about the stated parents."""
 
     @property
     def donor(self) -> Path:
@@ -213,9 +215,11 @@ def plan_merge(
         config, sources, _tensor_plans(config, sources, order, written), layout, dtype, order, opened.get(base or "")
     )
     roles = plan.roles()
-    if roles is not None and not config.allow_foreign_parent:
-        refuse_all(check_parents(*roles))
-    return plan
+    if roles is None or config.allow_foreign_parent:
+        return plan
+    problems = check_parents(*roles)
+    refuse_all([problem for problem in problems if not isinstance(problem, UndecidedParent)])
+    return replace(plan, warnings=tuple(map(str, problems)))
 
 
 def _tensor_plans(

@@ -7,6 +7,7 @@ import stat
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tasks.engine import schedule
 from tasks.engine.errors import CheckpointError, ForeignParent
@@ -222,3 +223,15 @@ def test_transformers_loads_the_output_and_gets_the_same_numbers(make_family, lo
     weights = loaded.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in load(family.out).items())
     assert torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+
+
+def test_a_parent_that_the_weights_cannot_tell_is_a_warning(family, checkpoint_writer):
+    # A delta of its own from half way between base and instruct model: whose child it is nobody can say.
+    base, instruct, eu = (
+        load_file(folder / "model.safetensors") for folder in (family.base, family.instruct, family.tuned["eu"].path)
+    )
+    between = {n: (eu[n].float() + (instruct[n].float() - base[n].float()) / 2).to(eu[n].dtype) for n in base}
+    tuned = {"eu": TunedPaths(checkpoint_writer(family.root / "between", between))}
+    inputs = {"base": family.base, "instruct": family.instruct, "tuned": tuned}
+    report = merge(Recipe(method="task_arithmetic"), **inputs, out=family.out)
+    assert any("undecided" in warning for warning in report.warnings)
