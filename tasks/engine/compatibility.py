@@ -68,14 +68,19 @@ def _meaning(checkpoint: Checkpoint) -> dict[str, Any]:
     meaning = {key: config.get(key) for key in _COMPARED}
     heads = config.get("num_attention_heads")
     meaning["num_key_value_heads"] = config.get("num_key_value_heads") or heads
-    if not meaning["head_dim"] and heads and config.get("hidden_size"):
-        meaning["head_dim"] = config["hidden_size"] // heads
+    hidden = config.get("hidden_size")
+    if not meaning["head_dim"] and isinstance(hidden, int) and isinstance(heads, int) and heads:
+        meaning["head_dim"] = hidden // heads
     # transformers 5 writes rope_theta and rope_scaling as one rope_parameters.
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = stated if isinstance(stated, dict) else {"rope_type": stated}
     scaling = {("rope_type" if key == "type" else key): value for key, value in rope.items() if key != "rope_theta"}
     # Left out it means 10000, in every architecture that rotates; older exports of Llama 2 leave it out.
-    meaning["rope_theta"] = float(config.get("rope_theta") or rope.get("rope_theta") or 10000)
-    meaning["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    theta = config.get("rope_theta") or rope.get("rope_theta") or 10000
+    meaning["rope_theta"] = float(theta) if isinstance(theta, int) and theta < 2**63 else theta
+    # Layers of two kinds have a mapping each: Gemma 3 as transformers 5 writes it.
+    of_kinds = any(isinstance(value, dict) for value in scaling.values())
+    meaning["rope_scaling"] = scaling if of_kinds or scaling.get("rope_type", "default") != "default" else None
     # Absent means True in some architectures and False in others; then the weights themselves say it.
     if meaning["tie_word_embeddings"] is None:
         meaning["tie_word_embeddings"] = not any(name.startswith("lm_head.") for name in checkpoint.tensors)

@@ -42,13 +42,13 @@ def _vocabulary(path: Path, changed: int, size: int) -> dict[int, str]:
     clashes: list[str] = []
 
     def claim(number: Any, token: Any) -> None:
-        if not isinstance(number, int) or not isinstance(token, str):
+        if type(number) is not int or number < 0 or not isinstance(token, str):
             raise CheckpointError(f"{path}: {token!r} -> {number!r} is no token with its id; fetch the tokenizer again")
         if tokens.setdefault(number, token) != token:
             clashes.append(f"id {number} is both {tokens[number]!r} and {token!r}")
 
     if isinstance(vocab, dict):  # BPE, WordPiece, WordLevel
-        tokens = {number: token for token, number in vocab.items() if type(number) is int}
+        tokens = {number: token for token, number in vocab.items() if type(number) is int and number >= 0}
         if len(tokens) < len(vocab):  # something is wrong: say what
             tokens.clear()
             for token, number in vocab.items():
@@ -126,9 +126,10 @@ def chat_template(folder: Path) -> str:
     return "\n".join([*parts, *(part if isinstance(part, str) else json.dumps(part) for part in stated if part)])
 
 
-def _content(token: object) -> object:
-    """A token of ``tokenizer_config.json``: a string, or an object around one."""
-    return token.get("content") if isinstance(token, dict) else token
+def _content(token: object) -> str | None:
+    """A token of ``tokenizer_config.json``: a string, or an object around one; None for anything else."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
 
 
 def _quote(token: str | None) -> str:

@@ -1,5 +1,6 @@
 """The same inputs give the same bytes: whatever the threads, after a kill, beside other outputs, from other shards."""
 
+import gc
 import hashlib
 import os
 import random
@@ -9,7 +10,9 @@ import signal
 import pytest
 
 from tasks.engine.merge import merge_config, merge_configs
+from tasks.engine.methods.operation import Operation
 from tasks.engine.methods.table import TABLE
+from tasks.engine.schedule import AHEAD
 from tests.engine.folders import (
     ODD_SHAPES,
     end_of,
@@ -137,3 +140,20 @@ def test_progress_grows_to_the_whole_and_no_further(folders, out):
         done = [progress.done_bytes for progress in told]
         assert done == sorted(done)
         assert done[-1] == told[-1].total_bytes == report.files["model.safetensors"].size
+
+
+def test_operations_are_let_go_with_their_masks_when_their_tensor_is_written(place, out):
+    # Their masks and buffers are as large as the model: kept, memory would grow with it.
+    shapes = {f"model.layers.{layer}.mlp.up_proj.weight": (30, 40) for layer in range(16)}
+    models = [write_folder(place / f"out-small-{k}", tensors(k, shapes), "BF16") for k in range(4)]
+
+    def operations():
+        return sum(issubclass(type(found), Operation) for found in gc.get_objects())
+
+    gc.collect()
+    before, alive = operations(), []
+    merge_config(
+        busy("della", *models), out, threads=1, on_progress=lambda progress: alive.append(operations() - before)
+    )
+    assert len(alive) == len(shapes)
+    assert max(alive) <= AHEAD + 2
