@@ -106,7 +106,7 @@ def changed_headers(draw) -> tuple[Header, int]:
     return header, data
 
 
-FUZZ = settings(max_examples=250, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @settings(FUZZ, max_examples=80)

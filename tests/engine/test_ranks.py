@@ -1,6 +1,7 @@
 """The k-th largest |delta| by counting, against a sort; and which elements a threshold by rank keeps."""
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.engine.kernels.chance import key_of
 from tasks.engine.kernels.magnitudes import count_equal, pick_bracket
+from tasks.engine.methods import ranks
 from tasks.engine.methods.operation import BLOCK_ELEMENTS
 from tasks.engine.methods.ranks import SAMPLED_RANGE, SAMPLED_RANGES, KthLargest, magnitudes, sampled_ranges
 from tasks.engine.methods.sparsify import KeepLargest
@@ -29,7 +31,7 @@ def blocks(size):
     return [(start, min(start + BLOCK_ELEMENTS, size)) for start in range(0, size, BLOCK_ELEMENTS)]
 
 
-def find(k, up, down, ranges=None):
+def find(k, up, down, ranges=None, most=MOST_READINGS):
     """The rank, found as an operation does, and how often the tensor was read."""
     rank = KthLargest(k, up.size)
     rank.bracket(magnitudes(up[a:b], down[a:b]) for a, b in (ranges or sampled_ranges(up.size)))
@@ -37,12 +39,12 @@ def find(k, up, down, ranges=None):
     while not rank.found:
         rank.narrow([rank.count(up[a:b], down[a:b]) for a, b in blocks(up.size)])
         readings += 1
-        assert readings <= MOST_READINGS
+        assert readings <= most
     return rank, readings
 
 
-def check(k, up, down, ranges=None):
-    rank, readings = find(k, up, down, ranges)
+def check(k, up, down, ranges=None, most=MOST_READINGS):
+    rank, readings = find(k, up, down, ranges, most)
     bits = np.abs(up - down).view(np.uint32)
     expected = int(np.sort(bits)[::-1][k - 1])
     assert (rank.bits, rank.above, rank.equal) == (expected, (bits > expected).sum(), (bits == expected).sum())
@@ -100,6 +102,36 @@ def test_a_sample_that_misleads_costs_readings_and_never_the_answer(values, rang
     nothing = np.zeros(LARGE, np.float32)
     readings = [check(k, values, nothing, ranges) for k in interesting(LARGE)]
     assert max(readings) >= 2
+
+
+@pytest.mark.parametrize("ranges", [None, [(0, 4096)], [(LARGE // 2, LARGE // 2 + 2)]])
+@pytest.mark.parametrize(("up", "down"), PAIRS.values(), ids=PAIRS)
+def test_what_is_too_much_to_keep_is_counted_in_bins(monkeypatch, up, down, ranges):
+    monkeypatch.setattr(ranks, "_ROOM", 8000)
+    kept = []
+
+    class Watched(KthLargest):
+        def count(self, up, down):
+            found = super().count(up, down)
+            kept.append(found.values.nbytes + (0 if found.counts is None else found.counts.nbytes))
+            return found
+
+    monkeypatch.setattr(sys.modules[__name__], "KthLargest", Watched)
+    for k in interesting(LARGE):
+        kept.clear()
+        # 31 bits, 12 or more of them by each reading, after one that missed.
+        readings = check(k, up, down, ranges, most=6)
+        assert sum(kept) <= (readings - 1) * 8000, k
+
+
+def test_rows_of_different_sizes_do_not_mislead_the_sample():
+    # As in embeddings: 16 rows are sampled, and the error of their threshold is that of 16 rows.
+    chance = np.random.Generator(np.random.PCG64(5))
+    for spread in (0.1, 0.5, 1.5):
+        scale = np.exp(chance.standard_normal((400, 1)) * spread)
+        up = (scale * chance.standard_normal((400, 4096)) * 0.01).astype(np.float32).reshape(-1)
+        readings = [check(k, up, np.zeros_like(up)) for k in (up.size // 10, up.size // 3, up.size // 2)]
+        assert readings == [2, 2, 2]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
