@@ -68,8 +68,6 @@ def floor(models: list[Path], out: Path, threads: int) -> float:
     sizes = [shard.stat().st_size for shard in shards[0]]
     out.mkdir()
     targets = [os.open(out / shard.name, os.O_WRONLY | os.O_CREAT) for shard in shards[0]]
-    for target, size in zip(targets, sizes, strict=True):
-        os.posix_fallocate(target, 0, size)
     blocks = [(n, start) for n, size in enumerate(sizes) for start in range(0, size, BLOCK)]
     sources = [[os.open(shard, os.O_RDONLY) for shard in own] for own in shards]
 
@@ -81,6 +79,8 @@ def floor(models: list[Path], out: Path, threads: int) -> float:
             os.pwrite(targets[number], memoryview(buffer)[:count], start)
 
     began = time.perf_counter()
+    for target, size in zip(targets, sizes, strict=True):  # finding room is part of writing
+        os.posix_fallocate(target, 0, size)
     workers = [threading.Thread(target=copy, args=(blocks[n::threads],)) for n in range(threads)]
     for worker in workers:
         worker.start()
