@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tasks.engine.merge import TunedPaths
 from tasks.engine.recipe import Recipe
+from tests.engine.folders import scratch
+from tests.engine.refusals import Place
 
 VOCAB, HIDDEN, INNER, LAYERS = 40, 16, 24, 2
 TEMPLATE = "{{ bos_token }}<|turn|>{{ messages }}<|end|>"
@@ -201,3 +203,16 @@ def load() -> Callable[[Path], dict[str, Tensor]]:
         return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
 
     return loaded
+
+
+@pytest.fixture
+def root():
+    """A folder in memory, gone afterwards."""
+    with scratch() as folder:
+        yield folder
+
+
+@pytest.fixture
+def place(root):
+    """Three models there, a merge of them, and what it may not leave behind."""
+    return Place(root)

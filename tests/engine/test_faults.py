@@ -16,21 +16,10 @@ from tasks.engine.errors import (
     ShapeMismatch,
 )
 from tasks.engine.merge import merge_config
-from tests.engine.folders import scratch, tensors, write_folder
+from tests.engine.folders import tensors, write_folder
 from tests.engine.refusals import LAST, SHAPES, SINGLE, Place
 
 INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture
-def root():
-    with scratch() as folder:
-        yield folder
-
-
-@pytest.fixture
-def place(root):
-    return Place(root)
 
 
 def rewrite(shard, change):

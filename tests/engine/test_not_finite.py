@@ -8,20 +8,8 @@ import pytest
 
 from tasks.engine.errors import CheckpointError
 from tasks.engine.methods.operation import BLOCK_ELEMENTS
-from tests.engine.folders import scratch, tensors, write_folder
+from tests.engine.folders import tensors, write_folder
 from tests.engine.refusals import LAST, SHAPES, SINGLE, Place
-
-
-@pytest.fixture
-def root():
-    with scratch() as folder:
-        yield folder
-
-
-@pytest.fixture
-def place(root):
-    return Place(root)
-
 
 METHODS = [
     "task_arithmetic",

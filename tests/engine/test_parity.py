@@ -7,7 +7,6 @@ neighbours of a 16-bit type lie closer together than what float32 allows, and it
 
 import dataclasses
 import hashlib
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tasks.engine.config import parse_config
+from tasks.engine.merge import merge_config
 from tests.engine.parity import golden as goldens
 from tests.engine.parity.cases import Case, all_cases
 from tests.engine.parity.golden import Golden, Tensor, read_folder, read_golden
@@ -59,11 +60,9 @@ def largest_inputs() -> Callable[[Case], dict[str, float]]:
 @pytest.fixture(scope="module")
 def merge() -> Callable[[Mapping[str, Any], Path], dict[str, Tensor]]:
     """Our engine: from a mapping to the tensors of the output folder."""
-    config = pytest.importorskip("tasks.engine.config", reason="the engine does not read mergekit's YAML yet")
-    merging = importlib.import_module("tasks.engine.merge")
 
     def merged(mapping: Mapping[str, Any], out: Path) -> dict[str, Tensor]:
-        merging.merge_config(config.parse_config(mapping, "parity"), out)
+        merge_config(parse_config(mapping, "parity"), out)
         return read_folder(out)
 
     return merged

@@ -9,21 +9,10 @@ import pytest
 
 from tasks.engine.errors import CheckpointError, DiskFull, WriteError
 from tasks.engine.merge import merge_config, merge_configs
-from tests.engine.folders import end_of, in_child, scratch
-from tests.engine.refusals import SINGLE, Place
+from tests.engine.folders import end_of, in_child
+from tests.engine.refusals import SINGLE
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def root():
-    with scratch() as folder:
-        yield folder
-
-
-@pytest.fixture
-def place(root):
-    return Place(root)
 
 
 def mounted(folder, size):

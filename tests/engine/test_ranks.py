@@ -107,7 +107,7 @@ def test_a_sample_that_misleads_costs_readings_and_never_the_answer(values, rang
 @pytest.mark.parametrize("ranges", [None, [(0, 4096)], [(LARGE // 2, LARGE // 2 + 2)]])
 @pytest.mark.parametrize(("up", "down"), PAIRS.values(), ids=PAIRS)
 def test_what_is_too_much_to_keep_is_counted_in_bins(monkeypatch, up, down, ranges):
-    monkeypatch.setattr(ranks, "_ROOM", 8000)
+    monkeypatch.setattr(ranks, "_ROOM", 8000)  # not 96 MB: the same limit, met by a tensor that a test can hold
     kept = []
 
     class Watched(KthLargest):

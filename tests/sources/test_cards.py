@@ -148,7 +148,7 @@ def test_a_hub_that_is_silent_is_asked_once_and_the_fetched_cards_are_read(
     (tmp_path / "bare").mkdir()
     models.append((ModelRef(repo_id=f"{org}/bare", revision="1" * 40), tmp_path / "bare"))
     waits: list[float] = []
-    monkeypatch.setattr(failures.time, "sleep", waits.append)
+    monkeypatch.setattr(failures.time, "sleep", waits.append)  # how long is waited is looked at, and not waited for
     silent = HubSource(f"http://127.0.0.1:{free_port()}", timeout_seconds=2)
     found = by_name(ancestry(silent, models))
     assert [one.stated.key for one in found.values()] == ["mit", "apache-2.0", "", ""]

@@ -41,6 +41,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
         assert which == artifact
         sent.append((percent, description))
 
+    # What is tested is when Prefect is called, by a clock that is moved by hand: a server would tell neither.
     monkeypatch.setattr(progress, "create_progress_artifact", create)
     monkeypatch.setattr(progress, "update_progress_artifact", update)
     return sent
