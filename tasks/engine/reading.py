@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import CheckpointError, CorruptShard
 from .header import TensorSpec
-from .kernels.widths import is_finite, widen_bf16
+from .kernels.widths import is_finite, is_finite_bf16, widen_bf16
 from .token_rows import MatchedRows
 
 STORED: dict[str, np.dtype[Any]] = {
@@ -86,25 +86,33 @@ class BlockReader:
     def __init__(self, files: ShardFiles, sources: int, elements: int) -> None:
         """Make room for blocks of this size; a bigger one makes more."""
         self._files = files
-        self._sources = sources
-        self._grow(elements)
-
-    def _grow(self, elements: int) -> None:
-        self._raw = np.empty(self._sources * elements, np.uint16)
-        self._wide = np.empty(self._sources * elements, np.float32)
+        self._raw = np.empty(sources * elements, np.uint16)
+        self._wide = np.empty(0, np.float32)
 
     def _room(self, sources: int, length: int) -> None:
-        if len(self._wide) < sources * length:
-            self._sources = max(self._sources, sources)
-            self._grow(length)
+        if len(self._raw) < sources * length:
+            self._raw = np.empty(sources * length, np.uint16)
 
-    def bf16(self, specs: Iterable[TensorSpec], start: int, stop: int) -> NDArray[np.uint16]:
-        """The bits of elements [start, stop), uint16 [sources, stop - start]; all specs are BF16."""
-        length, specs = stop - start, list(specs)
-        self._room(len(specs), length)
-        raw = self._raw[: len(specs) * length].reshape(len(specs), length)
-        for row, spec in zip(raw, specs, strict=True):
+    def block(self, specs: Iterable[TensorSpec | MatchedRows], start: int, stop: int, *, check: bool) -> NDArray[Any]:
+        """Elements [start, stop) of every tensor, [sources, stop - start]: as they are where all are bfloat16 (uint16).
+
+        Raises:
+            CheckpointError: NaN or Inf in an input, with file, tensor and place. Without `check`, only where the block
+                had to be widened.
+        """
+        specs = list(specs)
+        plain = [spec for spec in specs if isinstance(spec, TensorSpec) and spec.dtype == "BF16"]
+        if len(plain) < len(specs):
+            return self.floats(specs, start, stop)
+        length = stop - start
+        self._room(len(plain), length)
+        raw = self._raw[: len(plain) * length].reshape(len(plain), length)
+        for row, spec in zip(raw, plain, strict=True):
             self._files.fill(spec, start, row)
+            if check and not is_finite_bf16(row):
+                wide = np.empty(length, np.float32)
+                widen_bf16(row, wide)
+                raise not_finite(spec, wide, start)
         return raw
 
     def floats(self, specs: Iterable[TensorSpec | MatchedRows], start: int, stop: int) -> NDArray[np.float32]:
@@ -116,7 +124,9 @@ class BlockReader:
             CheckpointError: NaN or Inf in an input, with file, tensor and place.
         """
         length, specs = stop - start, list(specs)
-        self._room(len(specs), length)
+        self._room(1, length)
+        if len(self._wide) < len(specs) * length:
+            self._wide = np.empty(len(specs) * length, np.float32)
         wide = self._wide[: len(specs) * length].reshape(len(specs), length)
         for row, spec in zip(wide, specs, strict=True):
             if isinstance(spec, MatchedRows):

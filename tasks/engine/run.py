@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from .errors import CheckpointError
 from .header import TensorSpec
-from .kernels.sums import add_deltas_bf16
 from .kernels.widths import is_finite, narrow_bf16
-from .methods.deltas import Combination
-from .methods.operation import BLOCK_ELEMENTS, Block
+from .methods.operation import BLOCK_ELEMENTS, Block, Operation
 from .plan import MergePlan, TensorPlan
 from .reading import STORED, BlockReader, ShardFiles
 from .schedule import Schedule, Task, Work
 from .writer import OutputFolder, WeightFile
 
-_WAITING = 32
+_WAITING = 8
 """Blocks that may wait for an earlier one before they are hashed: 4 MB of bfloat16."""
 
 
@@ -164,7 +162,7 @@ class _Merge:
         work, plan = self._works[task.tensor], self._tensors[0][task.tensor]
         asking = [op for op, stage in zip(work.operations, task.stages, strict=True) if stage is not None]
         sources = list(dict.fromkeys(source for operation in asking for source in operation.sources))
-        x = reader.floats([plan.specs[source] for source in sources], task.start, task.stop)
+        x = reader.block([plan.specs[source] for source in sources], task.start, task.stop, check=task.first)
         return [
             None if stage is None else op.measure(stage, Block(_rows(x, sources, op.sources), task.start))
             for op, stage in zip(work.operations, task.stages, strict=True)
@@ -174,25 +172,20 @@ class _Merge:
         """One block for every output, in the output's type."""
         work = self._works[task.tensor]
         plans = [tensors[task.tensor] for tensors in self._tensors]
-        if len(plans) == 1 and isinstance(work.operations[0], Combination):
-            fast = _merge_bf16(plans[0], work.operations[0], task, reader, self._outputs[0].plan)
-            if fast is not None:
-                return [fast]
         sources = list(dict.fromkeys(source for operation in work.operations for source in operation.sources))
-        x = reader.floats([plans[0].specs[source] for source in sources], task.start, task.stop)
-        merged = np.empty(task.stop - task.start, np.float32)
+        specs = [plans[0].specs[source] for source in sources]
+        looked = task.first and not all(operation.shows_all for operation in work.operations)
+        x = reader.block(specs, task.start, task.stop, check=looked)
         written = []
         for plan, operation, output in zip(plans, work.operations, self._outputs, strict=True):
-            operation.apply(Block(_rows(x, sources, operation.sources), task.start), merged)
-            stored = _narrow(merged, output.plan.out_dtype)
+            block = Block(_rows(x, sources, operation.sources), task.start)
+            stored = _stored(operation, block, output.plan.out_dtype)
             if stored is None:
-                raise _too_large(plan, merged, task.start, output.plan.out_dtype)
-            self._copy_rows(plan, task, stored, output.plan)
+                reader.block(specs, task.start, task.stop, check=True)  # refuses if it was an input
+                raise _too_large(plan, operation, block, output.plan.out_dtype)
+            copy_rows(self._files, plan, task.start, stored, output.plan.out_dtype)
             written.append(stored)
         return written
-
-    def _copy_rows(self, plan: TensorPlan, task: Task, stored: NDArray[Any], merge: MergePlan) -> None:
-        copy_rows(self._files, plan, task.start, stored, merge.out_dtype)
 
     def _hand_over(self, task: Task, data: list[NDArray[Any]]) -> None:
         """Write a block, and hash whatever is complete if nobody else is hashing."""
@@ -279,30 +272,22 @@ class _Target:
             self._folder.finish(file)
 
 
-def _rows(x: NDArray[np.float32], have: Sequence[int], want: Sequence[int]) -> NDArray[np.float32]:
+def _rows(x: NDArray[Any], have: Sequence[int], want: Sequence[int]) -> NDArray[Any]:
     """The rows that one operation reads, out of those that were read for several."""
     if len(have) == len(want) and list(have) == list(want):
         return x
     return np.ascontiguousarray(x[[have.index(source) for source in want]])
 
 
-def _merge_bf16(
-    plan: TensorPlan, operation: Combination, task: Task, reader: BlockReader, merge: MergePlan
-) -> NDArray[np.uint16] | None:
-    """The short way for what is nearly always asked: bfloat16 in, bfloat16 out, one pass. None where it does not
-    fit.
-    """
-    specs = [spec for spec in (plan.specs[source] for source in operation.sources) if isinstance(spec, TensorSpec)]
-    if len(specs) < len(operation.sources):  # rows that are matched by token
-        return None
-    if merge.out_dtype != "BF16" or plan.copied_rows or any(spec.dtype != "BF16" for spec in specs):
-        return None
-    bits = reader.bf16(specs, task.start, task.stop)
-    out = np.empty(task.stop - task.start, np.uint16)
-    finite = add_deltas_bf16(
-        bits, operation.reference, operation.scale, operation.plus, operation.minus, operation.weights, out
-    )
-    return out if finite else None  # the long way finds out which input it was
+def _stored(operation: Operation, block: Block, dtype: str) -> NDArray[Any] | None:
+    """One block in the output's type, rounded once; None when a result is no finite number of it."""
+    length = block.x.shape[1]
+    if dtype in ("BF16", "F32"):
+        out = np.empty(length, STORED[dtype])
+        return out if operation.apply(block, out) else None
+    merged = np.empty(length, np.float32)
+    operation.apply(block, merged)
+    return _narrow(merged, dtype)
 
 
 def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:
@@ -317,7 +302,13 @@ def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:
     return stored if bool(np.isfinite(stored).all()) else None
 
 
-def _too_large(plan: TensorPlan, merged: NDArray[np.float32], start: int, dtype: str) -> CheckpointError:
+def _too_large(plan: TensorPlan, operation: Operation, block: Block, dtype: str) -> CheckpointError:
+    merged = np.empty(block.x.shape[1], np.float32)
+    operation.apply(block, merged)
+    return _beyond(plan, merged, block.start, dtype)
+
+
+def _beyond(plan: TensorPlan, merged: NDArray[np.float32], start: int, dtype: str) -> CheckpointError:
     worst = int(np.argmax(np.where(np.isnan(merged), np.inf, np.abs(merged))))
     return CheckpointError(
         f"{plan.tensor.name}: the merged value at element {start + worst} is {merged[worst]}, expected a finite "
@@ -340,5 +331,5 @@ def copy_rows(files: ShardFiles, plan: TensorPlan, start: int, stored: NDArray[A
         wide = BlockReader(files, 1, last - first).floats([spec], first, last)[0]
         narrowed = _narrow(wide, dtype)
         if narrowed is None:
-            raise _too_large(plan, wide, first, dtype)
+            raise _beyond(plan, wide, first, dtype)
         stored[first - start : last - start] = narrowed

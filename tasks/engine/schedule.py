@@ -35,6 +35,8 @@ class Task(NamedTuple):
     stop: int
     stages: tuple[Stage | None, ...] | None
     """For each operation what it asks for; None for the whole: merge the block."""
+    first: bool
+    """Nobody has seen all elements of this tensor before."""
 
 
 def ranges(elements: int, width: int, *, by_row: bool) -> list[Range]:
@@ -58,6 +60,7 @@ class _Turn:
         self.todo: list[Range] = []
         self.next = 0
         self.open = 0
+        self.first = True
         self.results: list[Any] = []
 
     def begin_stage(self) -> None:
@@ -81,6 +84,7 @@ class _Turn:
         for place, (operation, stage) in enumerate(zip(self.work.operations, self.stages, strict=True)):
             if stage is not None:
                 operation.settle(stage, [result[place] for result in self.results])
+                self.first = self.first and stage.ranges is not None
 
 
 class Schedule:
@@ -119,8 +123,8 @@ class Schedule:
             start, stop = turn.todo[turn.next]
             turn.next += 1
             if turn.stages is not None:
-                return Task(turn.number, turn.next - 1, start, stop, turn.stages)
-            task = Task(turn.number, self._merged, start, stop, None)
+                return Task(turn.number, turn.next - 1, start, stop, turn.stages, turn.first)
+            task = Task(turn.number, self._merged, start, stop, None, turn.first)
             self._merged += 1
             if turn.next == len(turn.todo):
                 self._turns.remove(turn)

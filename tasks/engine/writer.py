@@ -66,7 +66,7 @@ class WeightFile:
         """Take the room, or hash what is right already."""
         if os.fstat(self._handle).st_size != self.size:
             os.ftruncate(self._handle, 0)
-            _reserve(self._handle, self.size)
+            os.ftruncate(self._handle, self.size)
             return
         known = known if known <= self.size else 0
         while piece := os.pread(self._handle, min(1 << 20, max(0, known - self.hashed)), self.hashed):

@@ -10,6 +10,7 @@ import hashlib
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 KEY_BYTES = 8
 
@@ -29,10 +30,36 @@ def key_of(seed: int, tensor: str, model: int) -> np.uint64:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def uniform(key: np.uint64, place: np.int64) -> np.float32:
     """A multiple of 2^-24 in [0, 1) for the element at this flat place."""
-    # numba computes in 64 bits where two uint32 meet: every step is cut back to 32.
+    return np.float32(_hashed(np.uint32(place), np.uint32(key), _second(key, place)))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def fill_uniform(key: np.uint64, start: np.int64, out: NDArray[np.float32]) -> None:
+    """`uniform` of the places start, start + 1, ... into float32 [n].
+
+    Where all of them have one upper half, which is nearly always, everything is done in 32 bits: twice as fast.
+    """
+    first, second = np.uint32(key), _second(key, start)
+    if (start >> 32) == ((start + out.shape[0]) >> 32):
+        low = np.uint32(start)
+        for i in range(out.shape[0]):
+            out[i] = _hashed(np.uint32(low + np.uint32(i)), first, second)
+    else:
+        for i in range(out.shape[0]):
+            out[i] = uniform(key, start + i)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _second(key: np.uint64, place: np.int64) -> np.uint32:
+    """The second half of the key with the upper half of the place."""
     high = np.uint32(np.uint64(place) >> np.uint64(32))
-    second = np.uint32(np.uint32(key >> np.uint64(32)) ^ np.uint32(high * np.uint32(0x9E3779B9)))
-    h = np.uint32(np.uint32(place) ^ np.uint32(key))
+    return np.uint32(np.uint32(key >> np.uint64(32)) ^ np.uint32(high * np.uint32(0x9E3779B9)))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _hashed(low: np.uint32, first: np.uint32, second: np.uint32) -> np.float32:
+    # numba computes in 64 bits where two uint32 meet: every step is cut back to 32.
+    h = np.uint32(low ^ first)
     h = np.uint32(h ^ (h >> np.uint32(16)))
     h = np.uint32(h * np.uint32(0x7FEB352D))
     h = np.uint32(h ^ (h >> np.uint32(15)))

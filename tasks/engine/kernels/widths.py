@@ -4,8 +4,11 @@ bfloat16 is the upper half of a float32, so widening is a shift and exact; narro
 the nearest, ties to even.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from .bits import to_bits, to_float
@@ -47,3 +50,30 @@ def is_finite(values: NDArray[np.float32]) -> bool:
     for i in range(values.shape[0]):
         bad |= np.uint32((to_bits(values[i]) & _EXPONENT_F32) == _EXPONENT_F32)
     return bool(bad == 0)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def is_finite_bf16(stored: NDArray[np.uint16]) -> bool:
+    """Whether bfloat16 as uint16 [n] has neither NaN nor Inf."""
+    bad = np.uint16(0)
+    for i in range(stored.shape[0]):
+        bad |= np.uint16((stored[i] & np.uint16(0x7F80)) == np.uint16(0x7F80))
+    return bool(bad == 0)
+
+
+def put(values: NDArray[np.float32], out: NDArray[Any]) -> bool:
+    """float32 [n] into float32 or bfloat16 as uint16 [n]; returns whether all results are finite. For kernels."""
+    raise NotImplementedError("kernels call it; elsewhere use narrow_bf16, or a copy")
+
+
+@overload(put)
+def _put(values, out):  # type: ignore[no-untyped-def]  # numba compares the annotations with those of a lambda
+    if out.dtype == types.uint16:
+        return lambda values, out: narrow_bf16(values, out)
+    return lambda values, out: _copy(values, out)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _copy(values: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
+    out[:] = values
+    return bool(is_finite(out))

@@ -5,12 +5,13 @@ with differences, equal models give the reference bit for bit.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.sums import add_deltas
-from .operation import Block, Floats, Operation, Tensor, index
+from .operation import Block, Operation, Tensor, index
 from .table import language_share
 
 
@@ -24,6 +25,8 @@ class Term(NamedTuple):
 
 class Combination(Operation):
     """``scale * reference + sum of terms``; weights are rounded to float32, as is every product and sum."""
+
+    shows_all = True
 
     def __init__(self, reference: int, terms: Sequence[Term], scale: float = 1.0) -> None:
         """Drop terms of weight 0 and of a model against itself: their sources are not even read."""
@@ -44,9 +47,10 @@ class Combination(Operation):
         """The source that comes back unchanged, if the whole operation is a copy."""
         return self.sources[self.reference] if not len(self.weights) and self.scale == 1 else None
 
-    def apply(self, block: Block, out: Floats) -> None:
+    def apply(self, block: Block, out: NDArray[Any]) -> bool:
         """One pass over the block."""
-        add_deltas(block.x, self.reference, self.scale, self.plus, self.minus, self.weights, out)
+        arguments = self.reference, self.scale, self.plus, self.minus, self.weights
+        return bool(add_deltas(block.x, *arguments, out))
 
 
 def linear(tensor: Tensor) -> Operation:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.widths import is_finite, narrow_bf16, widen_bf16
+
 Floats = NDArray[np.float32]
 
-BLOCK_ELEMENTS = 1 << 16
-"""Elements of a block and source. Three sources in float32 are 768 KB and stay in a core's second cache; BENCHMARKS.md
-has what other sizes cost."""
+BLOCK_ELEMENTS = 1 << 19
+"""Elements of a block and source: what Python does for each takes about 100 microseconds. Kernels go through it in
+tiles that stay in the first cache. BENCHMARKS.md has what other sizes cost."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,17 @@ class Tensor:
 class Block(NamedTuple):
     """Elements [start, start + n) of one tensor in every source of an operation."""
 
-    x: Floats
-    """[sources, n], in the order of ``operation.sources``."""
+    x: NDArray[Any]
+    """[sources, n], in the order of ``operation.sources``: bfloat16 as uint16 where all sources are, else float32."""
     start: int
+
+    def floats(self) -> Floats:
+        """The same as float32 [sources, n]; a copy if it was bfloat16."""
+        if self.x.dtype == np.float32:
+            return self.x
+        wide = np.empty(self.x.shape, np.float32)
+        widen_bf16(self.x.reshape(-1), wide.reshape(-1))
+        return wide
 
 
 class Stage(NamedTuple):
@@ -80,6 +90,8 @@ class Operation:
 
     by_row = False
     """Blocks must be whole rows."""
+    shows_all = False
+    """A NaN or Inf of any source reaches what `apply` writes, which then says so: the sources need no look before."""
 
     def __init__(self, sources: Sequence[int]) -> None:
         """Keep the numbers of the sources to be read, each once."""
@@ -101,8 +113,16 @@ class Operation:
         """Take in what `measure` gave for all blocks, in their order."""
         raise NotImplementedError
 
-    def apply(self, block: Block, out: Floats) -> None:
-        """The merged elements of one block, float32 [n]."""
+    def apply(self, block: Block, out: NDArray[Any]) -> bool:
+        """Write the merged elements of one block, float32 or bfloat16 as uint16 [n]; whether all of them are finite."""
+        merged = self.merged(block)
+        if out.dtype == np.uint16:
+            return bool(narrow_bf16(merged, out))
+        out[:] = merged
+        return bool(is_finite(out))
+
+    def merged(self, block: Block) -> Floats:
+        """The merged elements of one block, float32 [n]. Asked only of operations that do not write them themselves."""
         raise NotImplementedError
 
 

@@ -9,13 +9,12 @@ tensor. The answer does not depend on the sample. A small tensor is sampled whol
 import math
 import threading
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.magnitudes import magnitude_bits, pick_bracket
-from .operation import Floats
 
 SAMPLED_RANGE = 4096
 """Consecutive elements per sampled range: 8 KB of bfloat16."""
@@ -103,7 +102,7 @@ class KthLargest:
         self._bins = np.zeros(1 << _BINS, np.int64) if 4 * self._inside > _ROOM else None
         self._kept = 0
 
-    def count(self, up: Floats, down: Floats) -> Counted:
+    def count(self, up: NDArray[Any], down: NDArray[Any]) -> Counted:
         """Count one block."""
         picked = np.empty(len(up) + 1, np.uint32)
         above, inside = pick_bracket(up, down, np.uint32(self._low), np.uint32(self._high), picked)
@@ -137,13 +136,24 @@ class KthLargest:
         elif self._kept > _ROOM:
             self._inside = inside
         else:
-            values, counts = _joined(blocks)
-            order = np.argsort(values)[::-1]
-            larger = np.cumsum(counts[order])  # from the largest value down
-            self.bits = int(values[order[np.searchsorted(larger, self.k - above)]])
-            self.above = above + int(counts[values > self.bits].sum())
-            self.equal = int(counts[values == self.bits].sum())
+            self._choose(above, blocks)
         self._choose_way()
+
+    def _choose(self, above: int, blocks: Sequence[Counted]) -> None:
+        """The answer is among the values that were kept."""
+        wanted = self.k - above
+        if all(block.counts is None for block in blocks):
+            values = np.sort(np.concatenate([block.values for block in blocks]))
+            self.bits = int(values[len(values) - wanted])
+            first, last = (int(np.searchsorted(values, np.uint32(self.bits), side)) for side in ("left", "right"))
+            self.above, self.equal = above + len(values) - last, last - first
+            return
+        values, counts = _joined(blocks)
+        order = np.argsort(values)[::-1]
+        larger = np.cumsum(counts[order])  # from the largest value down
+        self.bits = int(values[order[np.searchsorted(larger, wanted)]])
+        self.above = above + int(counts[values > self.bits].sum())
+        self.equal = int(counts[values == self.bits].sum())
 
     def _narrow_to_bin(self, above: int, bins: NDArray[np.int64]) -> None:
         larger = np.cumsum(bins[::-1])  # from the largest value down
@@ -168,8 +178,8 @@ def _joined(blocks: Sequence[Counted]) -> tuple[NDArray[np.uint32], NDArray[np.i
     return np.concatenate(values), np.concatenate(counts)
 
 
-def magnitudes(up: Floats, down: Floats) -> NDArray[np.uint32]:
-    """Bits of |up - down| as uint32 [n]."""
+def magnitudes(up: NDArray[Any], down: NDArray[Any]) -> NDArray[np.uint32]:
+    """Bits of |up - down|, both float32 or bfloat16 as uint16 [n], as uint32 [n]."""
     bits = np.empty(len(up), np.uint32)
     magnitude_bits(up, down, bits)
     return bits

@@ -24,18 +24,18 @@ class StockRows(Operation):
         super().__init__([tensor.base, *tensor.models, *tensor.parents])
         self._tensor = tensor
 
-    def apply(self, block: Block, out: Floats) -> None:
+    def merged(self, block: Block) -> Floats:
         """Rows that are whole, so that each finds its own t."""
         tensor = self._tensor
-        x = block.x.reshape(len(self.sources), -1, tensor.width)
+        x = block.floats().reshape(len(self.sources), -1, tensor.width)
         pairs = zip(tensor.models, tensor.parents, strict=True)
         # With a minus sign, and taken from the base: then a delta of 0 leaves even -0.0 as it is.
         deltas = np.stack([x[self.at(parent)] - x[self.at(model)] for model, parent in pairs])
         wide = deltas.astype(np.float64)
         share = stock_share(np.einsum("srw,trw->rst", wide, wide)).astype(np.float32)
         assert tensor.base is not None
-        merged = x[self.at(tensor.base)] - share[:, None] * deltas.mean(axis=0, dtype=np.float32)
-        out[:] = merged.reshape(-1)
+        merged: Floats = x[self.at(tensor.base)] - share[:, None] * deltas.mean(axis=0, dtype=np.float32)
+        return merged.reshape(-1)
 
 
 class NuslerpRows(Operation):
@@ -53,7 +53,7 @@ class NuslerpRows(Operation):
     def _vectors(self, block: Block) -> list[Floats]:
         """Both models, or both deltas with a minus sign."""
         tensor = self._tensor
-        x = block.x.reshape(len(self.sources), -1, tensor.width)
+        x = block.floats().reshape(len(self.sources), -1, tensor.width)
         rows = [x[self.at(model)] for model in tensor.models]
         if tensor.base is None:
             return rows
@@ -81,7 +81,7 @@ class NuslerpRows(Operation):
         """Cosine of every column."""
         self._cosines = _cosines(*np.sum(np.stack(results), axis=0))
 
-    def apply(self, block: Block, out: Floats) -> None:
+    def merged(self, block: Block) -> Floats:
         """Weights by row, or by column."""
         one, other = self._vectors(block)
         if self._cosines is None:
@@ -96,8 +96,8 @@ class NuslerpRows(Operation):
         if self._tensor.base is None:
             merged = np.where(one == other, (near + far).astype(np.float32) * one, merged)
         else:
-            merged = block.x[self.at(self._tensor.base)].reshape(one.shape) - merged
-        out[:] = merged.reshape(-1)
+            merged = block.floats()[self.at(self._tensor.base)].reshape(one.shape) - merged
+        return merged.reshape(-1)
 
 
 def _cosines(one: NDArray[np.float64], both: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,12 +121,13 @@ class NearSwap(Operation):
         super().__init__([base, model])
         self._base, self._model, self._t = base, model, np.float32(t)
 
-    def apply(self, block: Block, out: Floats) -> None:
+    def merged(self, block: Block) -> Floats:
         """Elementwise."""
-        base, model = block.x[self.at(self._base)], block.x[self.at(self._model)]
+        x = block.floats()
+        base, model = x[self.at(self._base)], x[self.at(self._model)]
         delta = base - model
         share = np.clip(self._t / np.maximum(np.abs(delta), np.float32(1e-6)), np.float32(0), np.float32(1))
-        np.subtract(base, share * delta, out=out)
+        return np.asarray(base - share * delta, np.float32)
 
 
 def nearswap(tensor: Tensor) -> Operation:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.chance import key_of
-from ..kernels.consensus import add_agreeing, add_all
-from ..kernels.masks import absolute_sum, subtract
+from ..kernels.thinned import BY_MARKS, Thinning, add_thinned, sums_of_thinned
 from .deltas import divided
-from .operation import Block, Floats, Operation, Stage, Tensor
+from .operation import Block, Operation, Stage, Tensor, index
 from .ranks import sampled_ranges
 from .sparsify import KeepAll, KeepLargest, KeepNone, KeepRandom, KeepRanked
 
@@ -36,6 +36,7 @@ class Thinned(Operation):
         self._weights = np.array([settings["weight"] for settings in tensor.settings], dtype=np.float32)
         self._factors = np.ones(len(kept), dtype=np.float32)
         self._rescaled = not tensor.options["rescale"] or not any(way.changes for way in kept)
+        self._ways: Thinning | None = None
         self._buffers = threading.local()
 
     def stage(self) -> Stage | None:
@@ -49,7 +50,7 @@ class Thinned(Operation):
     def measure(self, stage: Stage, block: Block) -> Any:
         """One figure for each delta."""
         if stage.name == "rescale":
-            return [self._sums(number, block) for number in range(len(self._kept))]
+            return self._sums(block)
         return [
             way.measure(stage.name, block.x[up], block.x[down], block.start) if way.pending() == stage.name else None
             for way, (up, down) in zip(self._kept, self._pairs, strict=True)
@@ -70,43 +71,57 @@ class Thinned(Operation):
                 self._factors[number] = np.float32(whole / left)
         self._rescaled = True
 
-    def _delta(self, number: int, block: Block, out: Floats) -> None:
-        up, down = self._pairs[number]
-        subtract(block.x[up], block.x[down], out)
+    def _thinning(self, block: Block) -> Thinning:
+        """What the kernels want to know; marks are those of this block."""
+        if self._ways is None:
+            ways = [kept.way() for kept in self._kept]
+            up, down = zip(*self._pairs, strict=True)
+            self._ways = Thinning(
+                up=index(up),
+                down=index(down),
+                kind=index([way.kind for way in ways]),
+                edges=np.array([way.edges for way in ways], np.uint32),
+                shares=np.array([way.shares for way in ways], np.float32),
+                keys=np.array([way.key for way in ways], np.uint64),
+                marks=np.empty((len(ways), 0), np.uint8),
+            )
+        marked = np.flatnonzero(self._ways.kind == BY_MARKS)
+        if not len(marked):
+            return self._ways
+        marks = self._room(block)
+        for number in marked.tolist():
+            model, parent = self._pairs[number]
+            self._kept[number].mark(block.x[model], block.x[parent], block.start, marks[number])
+        return self._ways._replace(marks=marks)
 
-    def _sums(self, number: int, block: Block) -> tuple[float, float]:
-        """Sum of magnitudes before and after the mask."""
-        if not self._kept[number].changes:
-            return 0.0, 0.0
-        delta = self._scratch(block)[number]
-        self._delta(number, block, delta)
-        whole = absolute_sum(delta)
-        self._kept[number].mask(delta, block.start)
-        return whole, absolute_sum(delta)
-
-    def _scratch(self, block: Block) -> Floats:
-        """[models, n] of this thread, contiguous."""
+    def _room(self, block: Block) -> NDArray[np.uint8]:
+        """Marks [models, n] of this thread, contiguous."""
         size = len(self._kept) * block.x.shape[1]
-        held: Floats | None = getattr(self._buffers, "deltas", None)
+        held: NDArray[np.uint8] | None = getattr(self._buffers, "marks", None)
         if held is None or len(held) < size:
-            held = self._buffers.deltas = np.empty(size, np.float32)
+            held = self._buffers.marks = np.empty(size, np.uint8)
         return held[:size].reshape(len(self._kept), -1)
 
-    def apply(self, block: Block, out: Floats) -> None:
+    def _sums(self, block: Block) -> list[tuple[float, float]]:
+        """For each delta, the sum of its magnitudes as it is and thinned."""
+        found = np.zeros((len(self._kept), 2))
+        for number, (way, (up, down)) in enumerate(zip(self._kept, self._pairs, strict=True)):
+            known = way.sums(block.x[up], block.x[down], block.start)
+            if known is not None:
+                found[number] = known
+            elif way.changes:
+                sums_of_thinned(block.x, self._thinning(block), number, block.start, found[number])
+        return [(float(whole), float(left)) for whole, left in found]
+
+    def apply(self, block: Block, out: NDArray[Any]) -> bool:
         """The merged block."""
-        deltas = self._scratch(block)
-        for number, way in enumerate(self._kept):
-            self._delta(number, block, deltas[number])
-            way.mask(deltas[number], block.start)
-            if self._factors[number] != 1:
-                np.multiply(deltas[number], self._factors[number], out=deltas[number])
-        options, base = self._tensor.options, block.x[0]
+        options = self._tensor.options
         factor = np.float32(options["lambda"])
-        if self._consensus:
-            add_agreeing(base, deltas, self._weights, factor, bool(options["normalize"]), out)
-        else:
-            share = divided([float(weight) for weight in self._weights]) if options["normalize"] else 1.0
-            add_all(base, deltas, self._weights, np.float32(factor * share), out)
+        normalize = bool(options["normalize"])
+        if normalize and not self._consensus:
+            factor = np.float32(factor * np.float32(divided([float(weight) for weight in self._weights])))
+        added = self._factors, self._weights, factor, self._consensus, normalize
+        return bool(add_thinned(block.x, 0, self._thinning(block), block.start, *added, out))
 
 
 def _key(tensor: Tensor, number: int) -> np.uint64:

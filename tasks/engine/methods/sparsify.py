@@ -1,39 +1,44 @@
 """Ways to keep a part of a delta: all, the largest, a band, at random, at random by rank.
 
-Each belongs to one delta (one model, one tensor), says which readings it needs, and masks blocks of it in place.
+Each belongs to one delta (one model, one tensor), says which readings it needs, and then how it is thinned.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.magnitudes import count_equal
-from ..kernels.masks import (
-    drop_above,
-    drop_above_first,
-    keep_above,
-    keep_above_first,
-    keep_marked,
-    keep_random,
-    keep_ranked,
-)
-from .operation import BLOCK_ELEMENTS, Floats
+from ..kernels.magnitudes import count_equal, mark_by_place
+from ..kernels.ranked import mark_ranked
+from ..kernels.thinned import BY_CHANCE, BY_EDGES, BY_MARKS, NOT_AT_ALL
 from .ranks import KthLargest, magnitudes
+
+Stored = NDArray[Any]
+"""[n] of one source: float32, or bfloat16 as uint16."""
 
 _MARKED_BYTES = 64 << 20
 """Marks of one delta that are kept between two readings, a bit each: tensors of up to 512 M elements. Beyond that the
 ranks are found a second time."""
+_NO_EDGE = 0xFFFFFFFF
+"""Bits that no magnitude has."""
+
+
+class Way(NamedTuple):
+    """How a delta is thinned, as `Thinning` has it for one model."""
+
+    kind: int
+    edges: tuple[int, int] = (_NO_EDGE, 0)
+    shares: tuple[float, float] = (0.0, 0.0)
+    key: int = 0
 
 
 class KeepAll:
     """Density 1: nothing to do, and nothing to rescale."""
 
-    stages: tuple[str, ...] = ()
     changes = False
 
-    def measure(self, stage: str, up: Floats, down: Floats, start: int) -> Any:
+    def measure(self, stage: str, up: Stored, down: Stored, start: int) -> Any:
         """Nothing is asked."""
 
     def settle(self, stage: str, results: Sequence[Any]) -> None:
@@ -43,8 +48,17 @@ class KeepAll:
         """No reading."""
         return None
 
-    def mask(self, delta: Floats, start: int) -> None:
-        """Leave it as it is."""
+    def way(self) -> Way:
+        """Known when no reading is pending."""
+        return Way(NOT_AT_ALL)
+
+    def sums(self, up: Stored, down: Stored, start: int) -> NDArray[np.float64] | None:
+        """Sums of the magnitudes of a block, whole and thinned, if this way finds them while it marks."""
+        return None
+
+    def mark(self, up: Stored, down: Stored, start: int, kept: NDArray[np.uint8]) -> None:
+        """The marks of a block, if it goes by marks: uint8 [n], 1 where an element stays."""
+        raise NotImplementedError
 
 
 class KeepNone(KeepAll):
@@ -52,9 +66,9 @@ class KeepNone(KeepAll):
 
     changes = True
 
-    def mask(self, delta: Floats, start: int) -> None:
-        """All zero."""
-        delta[:] = 0
+    def way(self) -> Way:
+        """With probability 0."""
+        return Way(BY_CHANCE)
 
 
 class KeepRandom(KeepAll):
@@ -64,11 +78,11 @@ class KeepRandom(KeepAll):
 
     def __init__(self, density: float, key: np.uint64) -> None:
         """Keep both."""
-        self._density, self._key = np.float32(density), key
+        self._density, self._key = density, key
 
-    def mask(self, delta: Floats, start: int) -> None:
+    def way(self) -> Way:
         """By chance."""
-        keep_random(delta, self._density, self._key, start)
+        return Way(BY_CHANCE, shares=(self._density, 0.0), key=int(self._key))
 
 
 class KeepRanked(KeepAll):
@@ -82,16 +96,28 @@ class KeepRanked(KeepAll):
         self._width, self._key = width, key
         self._marks: dict[int, NDArray[np.uint8]] | None = {} if elements // 8 <= _MARKED_BYTES else None
 
-    def mask(self, delta: Floats, start: int) -> None:
+    def way(self) -> Way:
+        """By marks."""
+        return Way(BY_MARKS)
+
+    def sums(self, up: Stored, down: Stored, start: int) -> NDArray[np.float64]:
+        """Marking and adding up is one pass here."""
+        kept, sums = np.empty(len(up), np.uint8), np.empty(2)
+        self._decide(up, down, start, kept, sums)
+        if self._marks is not None:
+            self._marks[start] = np.packbits(kept)
+        return sums
+
+    def mark(self, up: Stored, down: Stored, start: int, kept: NDArray[np.uint8]) -> None:
         """By rank; what was decided for this block before is not decided again."""
         known = None if self._marks is None else self._marks.get(start)
         if known is not None:
-            keep_marked(delta, np.unpackbits(known, count=len(delta)))
-            return
-        kept = np.empty(len(delta), np.uint8)
-        keep_ranked(delta, self._width, self._lowest, self._spread, self._key, start, kept)
-        if self._marks is not None:
-            self._marks[start] = np.packbits(kept)
+            kept[:] = np.unpackbits(known, count=len(kept))
+        else:
+            self._decide(up, down, start, kept, np.empty(2))
+
+    def _decide(self, up: Stored, down: Stored, start: int, kept: NDArray[np.uint8], sums: NDArray[np.float64]) -> None:
+        mark_ranked(up, down, self._width, self._lowest, self._spread, self._key, start, kept, sums)
 
 
 class _Edge:
@@ -108,9 +134,9 @@ class _Edge:
         return self.k - self.rank.above
 
     @property
-    def share(self) -> np.float32:
+    def share(self) -> float:
         """The same as a share of them."""
-        return np.float32(self.quota / max(self.rank.equal, 1))
+        return self.quota / max(self.rank.equal, 1)
 
     def quota_from(self, start: int) -> int:
         """What is left of the quota for the block that begins here; known when ties go by place."""
@@ -146,7 +172,7 @@ class KeepLargest(KeepAll):
             return "places"
         return None
 
-    def measure(self, stage: str, up: Floats, down: Floats, start: int) -> Any:
+    def measure(self, stage: str, up: Stored, down: Stored, start: int) -> Any:
         """Figures of one block for the stage that is pending."""
         if stage == "sample":
             return magnitudes(up, down)
@@ -168,25 +194,21 @@ class KeepLargest(KeepAll):
                     before += equal[number]
         self._sampled = True
 
-    def mask(self, delta: Floats, start: int) -> None:
-        """Drop what is beyond the outer edge, keep what is above the inner one."""
-        if self._outer is not None:
-            bits = np.uint32(self._outer.rank.bits)
-            if self._by_place:
-                drop_above_first(delta, bits, self._outer.quota_from(start))
-            else:
-                drop_above(delta, bits, self._outer.share, self._key, start)
-        if self._inner is not None:
-            bits = np.uint32(self._inner.rank.bits)
-            if self._by_place:
-                # The dropped ones are zero now, and lie below any edge that is not zero itself. Where both edges are
-                # one magnitude they have used up a part of the quota.
-                quota = self._inner.quota_from(start)
-                if self._outer is not None and self._outer.rank.bits == self._inner.rank.bits:
-                    quota -= self._outer.quota_from(start)
-                keep_above_first(delta, bits, quota)
-            else:
-                keep_above(delta, bits, self._inner.share, self._key, start)
+    def _bits(self) -> tuple[int, int]:
+        outer = _NO_EDGE if self._outer is None else self._outer.rank.bits
+        return outer, 0 if self._inner is None else self._inner.rank.bits
 
+    def way(self) -> Way:
+        """Between the edges; by marks where ties go by place."""
+        if self._by_place:
+            return Way(BY_MARKS)
+        outer = 0.0 if self._outer is None else self._outer.share
+        inner = 1.0 if self._inner is None else self._inner.share
+        return Way(BY_EDGES, self._bits(), (outer, inner), int(self._key))
 
-assert BLOCK_ELEMENTS % 8 == 0
+    def mark(self, up: Stored, down: Stored, start: int, kept: NDArray[np.uint8]) -> None:
+        """The first ones of those that equal an edge."""
+        outer = 0 if self._outer is None else self._outer.quota_from(start)
+        inner = len(kept) if self._inner is None else self._inner.quota_from(start)
+        edges = self._bits()
+        mark_by_place(up, down, (np.uint32(edges[0]), np.uint32(edges[1])), (outer, inner), kept)
