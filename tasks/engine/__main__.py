@@ -21,9 +21,10 @@ from typing import Any
 from .command_file import MergeFile, read_merge_file
 from .errors import MergeError, RecipeError
 from .estimate import Estimate, estimate
-from .merge import MergeReport, merge_configs, output_bytes, plan_all
+from .kernels.widths import load
+from .merge import MergeReport, merge_configs, plan_all
+from .places import places
 from .run import Progress
-from .writer import OutputFolder
 
 _SECONDS_BETWEEN = 0.1
 
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             _tell_plans(wanted, options.threads, as_json=options.json_lines)
             return 0
+        load()
         first = next(iter(wanted.values()))
         reports = merge_configs(
             {out: file.config for out, file in wanted.items()},
@@ -120,10 +122,9 @@ def _tell_plans(wanted: dict[Path, MergeFile], threads: int | None, *, as_json: 
     first = next(iter(wanted.values()))
     configs = {out: file.config for out, file in wanted.items()}
     plans: list[dict[str, Any]] = []
-    for out, plan in plan_all(
-        configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels, base=first.base
-    ).items():
-        OutputFolder(out, output_bytes(plan), plan.identity())  # refuses what is there already, and a full disk
+    wished = plan_all(configs, max_shard_bytes=first.max_shard_bytes, labels=first.labels, base=first.base)
+    places(wished)  # refuses what is there already, and a full disk
+    for out, plan in wished.items():
         told = estimate(plan, out, threads)
         text = "\n".join([str(plan), _in_words(told, out), *(f"warning: {warning}" for warning in plan.warnings)])
         plans.append({"out": str(out), **told._asdict(), "text": text})

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .merge import output_bytes
+from .places import output_bytes
 from .plan import MergePlan
 from .run import available_threads
 

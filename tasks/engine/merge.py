@@ -1,7 +1,6 @@
 """One merge, from folders to a folder: open, plan, stream, commit, report. Or several of the same models at once."""
 
 import resource
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,10 +13,11 @@ from .deltas import delta_figures, warnings
 from .donor import donor_config, donor_files
 from .errors import CheckpointError, CorruptShard, MergeError, RecipeError, refuse_all
 from .merge_config import MergeConfig, names
+from .places import places
 from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
 from .recipe import Coefficients, Recipe, Tuned
 from .run import OnProgress, Output, available_threads, write_weights
-from .writer import JOURNAL_BYTES, FileDigest, OutputFolder
+from .writer import JOURNAL_BYTES, FileDigest
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def merge_configs(
     inputs = {out: plan.inputs() for out, plan in plans.items()}
     with ExitStack() as folders:
         outputs = [
-            Output(plan, folders.enter_context(_folder(plan, out, journal_bytes))) for out, plan in plans.items()
+            Output(plans[out], folders.enter_context(folder)) for out, folder in places(plans, journal_bytes).items()
         ]
         for plan, folder in outputs:
             folder.write("config.json", donor_config(plan.donor, TORCH_NAMES[plan.out_dtype]))
@@ -205,21 +205,6 @@ def plan_all(
         )
         order = plans[out].names
     return plans
-
-
-def output_bytes(plan: MergePlan) -> int:
-    """Bytes of every file of the folder to be."""
-    config = len(donor_config(plan.donor, TORCH_NAMES[plan.out_dtype]))
-    return plan.layout.size_bytes + config + sum(path.stat().st_size for path in donor_files(plan.donor))
-
-
-def free_bytes(out: Path) -> int:
-    """Room on the file system of a folder to be."""
-    return shutil.disk_usage(out.absolute().parent).free
-
-
-def _folder(plan: MergePlan, out: Path, journal_bytes: int) -> OutputFolder:
-    return OutputFolder(out, output_bytes(plan), plan.identity(), journal_bytes=journal_bytes)
 
 
 def _changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[MergeError]:

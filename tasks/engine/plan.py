@@ -296,7 +296,8 @@ class _Reading:
     def _rows(self, name: str) -> list[Rows]:
         height = self._checkpoints[0].tensors[name].shape[0]
         if height not in self._matched:
-            self._matched[height] = match_rows(self._tokens[0], height, self._tokens[1:])
+            heights = [checkpoint.tensors[name].shape[0] for checkpoint in self._checkpoints[1:]]
+            self._matched[height] = match_rows(self._tokens[0], height, self._tokens[1:], heights)
         return self._matched[height]
 
 

@@ -66,17 +66,20 @@ class MatchedRows:
         return here < 0 and there < 0 if here < 0 or there < 0 else there == here + 1
 
 
-def match_rows(ours: Mapping[int, str], height: int, others: Sequence[Mapping[int, str]]) -> list[Rows]:
+def match_rows(
+    ours: Mapping[int, str], height: int, others: Sequence[Mapping[int, str]], heights: Sequence[int]
+) -> list[Rows]:
     """For each other model the row of every token of the instruct model; -1 everywhere where one of them lacks it.
 
     Args:
         ours: The instruct model's map id -> token.
         height: Rows of its embeddings, padding included.
         others: The maps of the other models.
+        heights: Rows of their embeddings: an id without a row is a token that the model lacks.
     """
     found = np.full((len(others), height), -1, np.int64)
     for place, theirs in enumerate(others):
-        row_of = {token: number for number, token in theirs.items()}
+        row_of = {token: number for number, token in theirs.items() if number < heights[place]}
         for number, token in ours.items():
             if number < height:
                 found[place, number] = row_of.get(token, -1)

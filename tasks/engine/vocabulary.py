@@ -152,18 +152,25 @@ def vocabulary_problems(
             vocabularies[label] = read_vocabulary(checkpoint.path)
         except CheckpointError as error:
             problems.append(type(error)(f"{label}: {error}"))
+    read = {"instruct": instruct, **others} if vocabulary == "match_tokens" else {"instruct": instruct}
+    problems += [problem for label in read for problem in _without_row(label, read[label], vocabularies.get(label))]
     ours = vocabularies.pop("instruct", None)
     if ours is None:
         return problems
-    rows = instruct.config.get("vocab_size")
-    if isinstance(rows, int) and ours and max(ours) >= rows:
-        problems.append(
-            VocabularyMismatch(
-                f"instruct ({instruct.path}): its tokenizer has ids up to {max(ours)}, config.json: vocab_size {rows}; "
-                "expected a row for every id"
-            )
-        )
     if vocabulary != "refuse":
         return problems
     compared = [compare_vocabularies(label, theirs, ours) for label, theirs in vocabularies.items()]
     return problems + [problem for problem in compared if problem is not None]
+
+
+def _without_row(label: str, checkpoint: Checkpoint, tokens: Mapping[int, str] | None) -> list[MergeError]:
+    """Ids beyond the rows that config.json states; for models whose rows are found by id."""
+    rows = checkpoint.config.get("vocab_size")
+    if not tokens or not isinstance(rows, int) or max(tokens) < rows:
+        return []
+    return [
+        VocabularyMismatch(
+            f"{label} ({checkpoint.path}): its tokenizer has ids up to {max(tokens)}, config.json: vocab_size {rows}; "
+            "expected a row for every id"
+        )
+    ]

@@ -24,7 +24,7 @@ from typing import NamedTuple, Self
 from .checkpoint import read_small
 from .errors import DiskFull, WriteError
 
-_HEADROOM = 1.05
+HEADROOM = 1.05
 """Free space asked for, as a multiple of the output: a file system that is exactly full fails its neighbours."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -66,7 +66,7 @@ class WeightFile:
         """Take the room, or hash what is right already."""
         if os.fstat(self._handle).st_size != self.size:
             os.ftruncate(self._handle, 0)
-            os.ftruncate(self._handle, self.size)
+            _reserve(self._handle, self.size)
             return
         known = known if known <= self.size else 0
         while piece := os.pread(self._handle, min(1 << 20, max(0, known - self.hashed)), self.hashed):
@@ -100,13 +100,33 @@ class WeightFile:
 
 
 def _reserve(handle: int, size: int) -> None:
-    """Take the room now, so that a full disk is noticed before the work."""
+    """Take the room now, so that a full disk is noticed before the work and the file lies in one piece.
+
+    Not in memory (tmpfs), where nothing lies in pieces, and where finding every page beforehand, by one thread, took
+    0.5 of the 2.9 s of a merge of three models of 2.5 GB.
+    """
+    if _in_memory(os.fstat(handle).st_dev):
+        os.ftruncate(handle, size)
+        return
     try:
         os.posix_fallocate(handle, 0, size)
     except OSError as error:
         if error.errno in _FULL or error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
         os.ftruncate(handle, size)  # a file system without it
+
+
+def _in_memory(device: int) -> bool:
+    """Whether a device is a tmpfs; false where the system does not tell."""
+    mounts = Path("/proc/self/mountinfo")
+    number = f"{os.major(device)}:{os.minor(device)}"
+    if not mounts.is_file():
+        return False
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == number:
+            return source.split()[0] in ("tmpfs", "ramfs")
+    return False
 
 
 class OutputFolder:
@@ -132,6 +152,8 @@ class OutputFolder:
         """Of weight files, taken over from a merge that was killed."""
         self.journal_bytes = journal_bytes
         self._needed = needed_bytes
+        self.missing_bytes = needed_bytes
+        """Of that, what a killed merge has not taken yet."""
         self._folder = self.out.parent / f"{self._prefix}{identity[:16] or 'merge'}"
         self._entered = False
         self._lock: int | None = None
@@ -143,10 +165,12 @@ class OutputFolder:
             if not self.out.parent.is_dir():
                 raise WriteError(f"{out}: its parent folder {self.out.parent} does not exist; create it first")
             self._leftovers(remove=False)
-            free = shutil.disk_usage(self.out.parent).free + _size_on_disk(self._folder)
-        if free < needed_bytes * _HEADROOM:
+            taken = _size_on_disk(self._folder)
+            self.missing_bytes = max(0, needed_bytes - taken)
+            free = shutil.disk_usage(self.out.parent).free + taken
+        if free < needed_bytes * HEADROOM:
             raise DiskFull(
-                f"{out}: needs {int(needed_bytes * _HEADROOM)} bytes ({needed_bytes} of files and 5 % headroom), "
+                f"{out}: needs {int(needed_bytes * HEADROOM)} bytes ({needed_bytes} of files and 5 % headroom), "
                 f"{free} are free on {self.out.parent}; make room or name another folder"
             )
 

@@ -2,8 +2,8 @@
 
 Three bf16 models of Llama-3.2-1B's shape on tmpfs. One round does everything once, so that a machine which drifts drifts
 for all; medians are compared. The floor reads all that the method reads, once, and writes one output: with one thread, as
-``cp`` would, and with as many as the engine has. The engine's seconds are its own (start-up apart), its CPU time and peak
-are those of its process from start to end. mergekit 0.1.5 runs in an environment of its own.
+``cp`` would, and with as many as the engine has. The engine's seconds are its own, from the plan to the
+last file; its command, CPU time and peak are those of its process from start to end. Start-up is that of --dry-run. mergekit 0.1.5 runs in an environment of its own.
 """
 
 import argparse
@@ -28,6 +28,8 @@ sys.path.insert(0, str(ROOT))
 from tests.bench.bench_models import write_model  # noqa: E402
 
 BLOCK = 1 << 20
+BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""As where it is installed: Python keeps what it has compiled."""
 TASK = {"density": 0.5}
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {}, "task_arithmetic": {}, "language_graft": {}, "slerp": {"t": 0.4}, "model_stock": {}, "ties": TASK,
@@ -45,6 +47,8 @@ class Run(NamedTuple):
     seconds: float
     cpu: float
     peak: int
+    own: float = 0.0
+    """Seconds by its own report, start-up apart."""
 
 
 def recipe(method: str, models: list[Path]) -> tuple[dict[str, Any], list[Path]]:
@@ -141,11 +145,17 @@ def idle_torch() -> int:
 
 
 def engine(config: Path, out: Path) -> Run:
-    """One merge: seconds by its own report, the rest of the process."""
-    run, said = watched([sys.executable, "-m", "tasks.engine", str(config), str(out), "--json-lines"])
+    """One merge."""
+    run, said = watched([sys.executable, "-m", "tasks.engine", str(config), str(out), "--json-lines"], BYTECODE)
     report = json.loads(said.splitlines()[-1])
     shutil.rmtree(out)
-    return Run(report["seconds"], run.cpu, max(run.peak, report["peak_rss_bytes"]))
+    return run._replace(peak=max(run.peak, report["peak_rss_bytes"]), own=report["seconds"])
+
+
+def start_up(config: Path, out: Path) -> float:
+    """Seconds of a dry run."""
+    run, _ = watched([sys.executable, "-m", "tasks.engine", str(config), str(out), "--dry-run"], BYTECODE)
+    return run.seconds
 
 
 def mergekit(python: Path, wanted: dict[str, Any], place: Path) -> Run:
@@ -165,6 +175,7 @@ def measure(place: Path, options: argparse.Namespace) -> None:
     idle, methods = idle_torch(), options.methods or list(METHODS)
     floors: dict[tuple[str, int], list[float]] = {}
     runs: dict[str, list[Run]] = {}
+    starts: list[float] = []
     for number in range(options.rounds + 1):
         for method in methods:
             wanted, read = recipe(method, models)
@@ -172,6 +183,7 @@ def measure(place: Path, options: argparse.Namespace) -> None:
             config.write_text(json.dumps({**wanted, "instruct": str(models[1])}))
             took = [floor(read, place / "copy", count) for count in (1, threads)]
             run = engine(config, place / "out")
+            starts.append(start_up(config, place / "out"))
             if number:  # the first round compiles, and finds its memory
                 for count, seconds in zip((1, threads), took, strict=True):
                     floors.setdefault((method, count), []).append(seconds)
@@ -179,23 +191,23 @@ def measure(place: Path, options: argparse.Namespace) -> None:
     print(
         f"{platform.processor() or platform.machine()}, {threads} cores, {options.rounds} rounds, 1/{part} of the size"
     )
-    print(f"idle import torch: {idle / 1e6:.0f} MB")
-    print(
-        "| method | floor, 1 thread | floor, all | engine | x floor (1) | x floor (all) | aim | CPU | peak - idle | mergekit |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"idle import torch: {idle / 1e6:.0f} MB; start-up (--dry-run): {statistics.median(starts):.2f} s")
+    columns = ["method", "floor, 1 thread", "floor, all", "engine", "x floor (1)", "x floor (all)", "aim", "command"]
+    columns += ["CPU", "peak - idle", "mergekit"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for method in methods:
         one, many = (statistics.median(floors[method, count]) for count in (1, threads))
-        ours = statistics.median(run.seconds for run in runs[method])
+        ours = statistics.median(run.own for run in runs[method])
+        command = statistics.median(run.seconds for run in runs[method])
         cpu = statistics.median(run.cpu for run in runs[method])
         peak = max(run.peak for run in runs[method]) - idle
         theirs = ""
         if options.mergekit and method != "language_graft":
             run = mergekit(options.mergekit, recipe(method, models)[0], place)
-            theirs = f"{run.seconds:.1f} s, {run.seconds / ours:.1f} x, {(run.peak - idle) / 1e6:.0f} MB"
+            theirs = f"{run.seconds:.1f} s, {run.seconds / command:.1f} x, {(run.peak - idle) / 1e6:.0f} MB"
         print(
             f"| {method} | {one:.2f} s | {many:.2f} s | {ours:.2f} s | {ours / one:.2f} | {ours / many:.2f} "
-            f"| {AIMS[method]} | {cpu:.1f} s | {peak / 1e6:.0f} MB | {theirs} |",
+            f"| {AIMS[method]} | {command:.2f} s | {cpu:.1f} s | {peak / 1e6:.0f} MB | {theirs} |",
             flush=True,
         )
 

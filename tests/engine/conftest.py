@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tasks.engine import schedule
 from tasks.engine.merge import TunedPaths
 from tasks.engine.recipe import Recipe
-from tests.engine.folders import scratch
+from tests.engine.folders import BLOCK_ELEMENTS, scratch
 from tests.engine.refusals import Place
 
 VOCAB, HIDDEN, INNER, LAYERS = 40, 16, 24, 2
@@ -28,6 +29,13 @@ SPECIAL = {"<|begin|>": 36, "<|turn|>": 37, "<|end|>": 38, "<|spare|>": 39}
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_blocks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "BLOCK_ELEMENTS", BLOCK_ELEMENTS)
+        yield
 
 
 def wave(shape: tuple[int, ...], seed: int, scale: float = 0.02) -> Tensor:

@@ -19,11 +19,14 @@ from safetensors import TensorSpec, serialize_file
 
 from tasks.engine.config import parse_config
 from tasks.engine.merge_config import MergeConfig
-from tasks.engine.methods.operation import BLOCK_ELEMENTS, Block, Operation
+from tasks.engine.methods.operation import Block, Operation
 from tasks.engine.methods.spec import REQUIRED, MethodSpec, Parameter
 from tests.engine.parity.models import to_bfloat16
 
 Floats = NDArray[np.floating[Any]]
+
+BLOCK_ELEMENTS = 1 << 16
+"""Elements of a block in these tests (see conftest.py): an eighth of the real number, so that small tensors have many."""
 
 ODD_SHAPES: dict[str, tuple[int, ...]] = {
     "model.embed_tokens.weight": (40, 24),

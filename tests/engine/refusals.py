@@ -4,9 +4,8 @@ import pytest
 
 from tasks.engine.errors import MergeError
 from tasks.engine.merge import merge_config
-from tasks.engine.methods.operation import BLOCK_ELEMENTS
 from tasks.engine.methods.table import TABLE
-from tests.engine.folders import model_count, plain, recipe_for, tensors, write_folder
+from tests.engine.folders import BLOCK_ELEMENTS, model_count, plain, recipe_for, tensors, write_folder
 
 SHAPES = {
     "model.embed_tokens.weight": (24, 8),

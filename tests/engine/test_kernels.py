@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.engine.kernels.chance import key_of, uniform
-from tasks.engine.kernels.consensus import add_agreeing, add_all
-from tasks.engine.kernels.masks import (
-    absolute_sum,
-    drop_above,
-    drop_above_first,
-    keep_above,
-    keep_above_first,
-    keep_random,
-    keep_ranked,
+from tasks.engine.kernels.chance import fill_uniform, key_of, uniform
+from tasks.engine.kernels.magnitudes import mark_by_place
+from tasks.engine.kernels.ranked import mark_ranked
+from tasks.engine.kernels.sums import ANGLE_TILE, TILE, add_deltas, inner_products
+from tasks.engine.kernels.thinned import (
+    BY_CHANCE,
+    BY_EDGES,
+    BY_MARKS,
+    NOT_AT_ALL,
+    Thinning,
+    add_thinned,
+    sums_of_thinned,
 )
-from tasks.engine.kernels.sums import TILE, add_deltas, add_deltas_bf16, inner_products
-from tasks.engine.kernels.widths import is_finite, narrow_bf16, widen_bf16
+from tasks.engine.kernels.widths import is_finite, is_finite_bf16, narrow_bf16, widen_bf16
 from tests.engine.parity import random_numpy
 from tests.engine.parity.models import from_bfloat16, to_bfloat16
 
@@ -39,6 +40,37 @@ def rows(*numbers):
     return np.array(numbers, np.int64)
 
 
+def thinning(kind, models=1, edges=(0xFFFFFFFF, 0), shares=(0.0, 0.0), marks=None):
+    """The same way for every model; model k is row k of x, and the row behind the last one is what it is against."""
+    return Thinning(
+        rows(*range(models)),
+        rows(*[models] * models),
+        rows(*[kind] * models),
+        np.array([edges] * models, np.uint32),
+        np.array([shares] * models, np.float32),
+        np.array([KEY] * models, np.uint64),
+        np.empty((models, 0), np.uint8) if marks is None else marks,
+    )
+
+
+def thinned(delta, start, *arguments, **named):
+    """One delta after thinning."""
+    x, one = np.stack([delta, np.zeros_like(delta)]), np.ones(1, np.float32)
+    out = np.empty_like(delta)
+    assert add_thinned(x, 1, thinning(*arguments, **named), start, one, one, np.float32(1), False, False, out)
+    return out
+
+
+def added(base, deltas, weights, factor, normalize, *, consensus):
+    """The base plus deltas that nobody thins."""
+    x, ones = np.concatenate([base + deltas, base[None]]), np.ones(len(deltas), np.float32)
+    exact = x[:-1] - base  # what the kernel sees: the sum has been rounded
+    out = np.empty_like(base)
+    ways = thinning(NOT_AT_ALL, len(deltas))
+    assert add_thinned(x, len(deltas), ways, 0, ones, np.array(weights, np.float32), factor, consensus, normalize, out)
+    return exact, out
+
+
 # Random numbers
 
 
@@ -47,6 +79,9 @@ def rows(*numbers):
 def test_random_numbers_are_those_of_the_reference(start, of):
     assert np.array_equal(drawn(key_of(*of), start, 80), random_numpy.uniform(*of, 80, start))
     assert int(key_of(*of)) == random_numpy.key_of(*of)
+    filled = np.empty(80, np.float32)
+    fill_uniform(key_of(*of), start, filled)
+    assert np.array_equal(filled, drawn(key_of(*of), start, 80))
 
 
 @pytest.mark.parametrize("start", [0, 2**32 - SIZE // 2])
@@ -66,14 +101,13 @@ def test_random_numbers_are_uniform_and_their_own(start):
 
 @pytest.mark.parametrize("probability", [0.0, 0.01, 0.5, 0.9, 1.0])
 def test_a_random_mask_keeps_its_share_and_the_same_whatever_the_cut(probability):
-    whole = np.ones(SIZE, np.float32)
-    keep_random(whole, np.float32(probability), KEY, 0)
+    ones, chance = np.ones(SIZE, np.float32), {"shares": (probability, 0.0)}
+    whole = thinned(ones, 0, BY_CHANCE, **chance)
     expected, spread = probability * SIZE, math.sqrt(SIZE * probability * (1 - probability))
     assert abs(whole.sum() - expected) <= 5 * spread
-    cut = np.ones(SIZE, np.float32)
-    for start, stop in [(0, 1), (1, 70_000), (70_000, SIZE)]:
-        keep_random(cut[start:stop], np.float32(probability), KEY, start)
-    assert np.array_equal(whole, cut)
+    parts = [(0, 1), (1, 70_000), (70_000, SIZE)]
+    cut = [thinned(ones[start:stop], start, BY_CHANCE, **chance) for start, stop in parts]
+    assert np.array_equal(whole, np.concatenate(cut))
 
 
 # Masks by magnitude
@@ -103,10 +137,21 @@ def test_ranked_masks_are_those_of_a_sort(values, density, epsilon):
     share = ranks.astype(np.float32) / np.float32(max(width - 1, 1)) if width > 1 else np.float32(0.5)
     chances = random_numpy.uniform(7, "model.norm.weight", 1, values.size, start).reshape(values.shape)
     expected = chances < lowest + share * spread
-    found, kept = values.flatten(), np.empty(values.size, np.uint8)
-    keep_ranked(found, width, lowest, spread, KEY, start, kept)
+    kept, sums = np.empty(values.size, np.uint8), np.full(2, np.nan)
+    mark_ranked(values.reshape(-1), np.zeros(values.size, np.float32), width, lowest, spread, KEY, start, kept, sums)
     assert np.array_equal(kept.reshape(values.shape).astype(bool), expected)
-    assert np.array_equal(found.reshape(values.shape), np.where(expected, values, np.float32(0)))
+    magnitudes = np.abs(values.astype(np.float64))
+    assert sums == pytest.approx([magnitudes.sum(), magnitudes[expected].sum()], rel=1e-13)
+
+
+def test_ranks_of_bfloat16_are_those_of_the_same_in_float32():
+    up, down = (to_bfloat16(normal(20_480, seed=seed)) for seed in (1, 2))
+    marks = []
+    for one, other in ((up, down), (from_bfloat16(up), from_bfloat16(down))):
+        kept, sums = np.empty(up.size, np.uint8), np.empty(2)
+        mark_ranked(one, other, 2048, np.float32(0.35), np.float32(0.3), KEY, 0, kept, sums)
+        marks.append((kept.tobytes(), sums.tobytes()))
+    assert marks[0] == marks[1]
 
 
 @pytest.mark.parametrize("quota", [0, 1, 3000, 9999, 10_000])
@@ -120,22 +165,29 @@ def test_of_equal_elements_the_share_or_the_first_ones_stay(quota):
     first = equal & (np.cumsum(equal) <= quota)
     by_chance = equal & (chances < share)
     assert abs(int(by_chance.sum()) - quota) <= 5 * math.sqrt(10_000 * share * (1 - share))
-    for kernel, arguments, chosen, above_stays in [
-        (keep_above, (share, KEY, 500), by_chance, True),
-        (keep_above_first, (quota,), first, True),
-        (drop_above, (share, KEY, 500), ~by_chance & equal, False),
-        (drop_above_first, (quota,), ~first & equal, False),
+    nothing, quotas = np.zeros_like(values), (quota, quota)
+    for edges, wanted, others in [
+        ((0xFFFFFFFF, int(bits)), (by_chance, first), np.abs(values) > 1),
+        ((int(bits), 0), (~by_chance & equal, ~first & equal), np.abs(values) < 1),
     ]:
-        found = values.copy()
-        kernel(found, bits, *arguments)
-        others = np.abs(values) > 1 if above_stays else np.abs(values) < 1
-        assert np.array_equal(found, np.where(chosen | others, values, np.float32(0))), kernel
+        shares = (float(share), float(share) if edges[1] else 1.0)
+        for chosen, found in [
+            (wanted[0], thinned(values, 500, BY_EDGES, edges=edges, shares=shares)),
+            (wanted[1], marked_by_place(values, nothing, edges, quotas)),
+        ]:
+            assert np.array_equal(found, np.where(chosen | others, values, np.float32(0))), edges
+
+
+def marked_by_place(values, nothing, edges, quotas):
+    marks = np.empty((1, values.size), np.uint8)
+    mark_by_place(values, nothing, tuple(np.array(edges, np.uint32)), quotas, marks[0])
+    return thinned(values, 500, BY_MARKS, marks=marks)
 
 
 # Sums
 
 
-@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, TILE, TILE + 1, 3 * TILE - 7])
+@pytest.mark.parametrize("size", [0, 1, ANGLE_TILE - 1, ANGLE_TILE, ANGLE_TILE + 1, 9 * ANGLE_TILE - 7])
 def test_inner_products_are_those_of_float64_and_of_every_thread(size):
     x = normal(4, size)
     plus, minus = rows(0, 1, 2, 3), rows(3, 3, -1, 0)
@@ -156,8 +208,11 @@ def test_inner_products_are_those_of_float64_and_of_every_thread(size):
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 70_001])
 def test_the_sum_of_magnitudes_is_exact_to_float64(size):
-    values = normal(size)
-    assert absolute_sum(values) == pytest.approx(math.fsum(np.abs(values).tolist()), rel=1e-14)
+    x, found = np.stack([normal(size), np.zeros(size, np.float32)]), np.full(2, np.nan)
+    sums_of_thinned(x, thinning(BY_CHANCE, shares=(0.5, 0.0)), 0, 0, found)
+    left = thinned(x[0], 0, BY_CHANCE, shares=(0.5, 0.0))
+    expected = [math.fsum(np.abs(values).tolist()) for values in (x[0], left)]
+    assert found == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("size", [0, 1, TILE, 2 * TILE + 9])
@@ -172,7 +227,7 @@ def test_a_sum_of_deltas_is_the_formula_in_both_types(size):
     np.testing.assert_allclose(out, expected, atol=1e-7 * 0.5)
     stored, short = np.empty(size, np.uint16), np.empty(size, np.uint16)
     assert narrow_bf16(out, stored)
-    assert add_deltas_bf16(to_bfloat16(x), 0, np.float32(1.5), *terms, weights, short)
+    assert add_deltas(to_bfloat16(x), 0, np.float32(1.5), *terms, weights, short)
     assert np.array_equal(stored, short)
 
 
@@ -183,26 +238,25 @@ def test_what_is_not_finite_is_seen_in_every_source(bad, place):
         x = normal(3, TILE + 3)
         x[source, place] = bad
         out = np.empty(TILE + 3, np.uint16)
-        assert not add_deltas_bf16(
-            to_bfloat16(x), 0, np.float32(1), rows(1, 2), rows(0, 1), np.ones(2, np.float32), out
-        )
+        for stored in (x, to_bfloat16(x)):
+            assert not add_deltas(stored, 0, np.float32(1), rows(1, 2), rows(0, 1), np.ones(2, np.float32), out)
         assert not is_finite(x[source])
+        assert not is_finite_bf16(to_bfloat16(x[source]))
         assert not widen_bf16(to_bfloat16(x[source]), np.empty(TILE + 3, np.float32))
         assert not narrow_bf16(x[source], out)
 
 
 def test_equal_models_give_the_reference_bit_for_bit():
     one = np.concatenate([normal(5000), np.float32([0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38])])
-    x, weights = np.stack([one] * 3), np.array([0.3, -1.7], np.float32)
-    deltas, out = np.zeros((2, one.size), np.float32), np.empty_like(one)
+    x, weights, out = np.stack([one] * 3), np.array([0.3, -1.7], np.float32), np.empty_like(one)
     add_deltas(x, 0, np.float32(1), rows(1, 2), rows(0, 0), np.abs(weights), out)
     assert out.tobytes() == one.tobytes()
     for factor in (np.float32(0.7), np.float32(-0.7), np.float32(0)):
-        add_all(one, deltas, weights, factor, out)
-        assert out.tobytes() == one.tobytes()
-        for normalize in (False, True):
-            add_agreeing(one, deltas, weights, factor, normalize, out)
-            assert out.tobytes() == one.tobytes()
+        for consensus in (False, True):
+            ones, ways = np.ones(2, np.float32), thinning(NOT_AT_ALL, 2)
+            for normalize in (False, True):
+                assert add_thinned(x, 2, ways, 0, ones, weights, factor, consensus, normalize, out)
+                assert out.tobytes() == one.tobytes()
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -213,17 +267,16 @@ def test_the_sign_consensus_is_that_of_the_paper(normalize, weights):
     deltas[:, :100] = 0
     deltas[1, 100:200] = -deltas[0, 100:200] / 2  # with the first weights the sum is 0, and plus wins
     deltas[2, 100:200] = 0
+    deltas, merged_by_kernel = added(base, deltas, weights, np.float32(0.8), normalize, consensus=True)
     weighted = np.array(weights, np.float32)[:, None] * deltas
     elected = np.where(weighted.sum(axis=0, dtype=np.float32) >= 0, 1, -1)
     agrees = np.sign(weighted) == elected
     total = np.where(agrees, weighted, 0).sum(axis=0)
     divisor = np.where(agrees, np.array(weights, np.float32)[:, None], 0).sum(axis=0)
     merged = total / np.where(np.abs(divisor) < 1e-8, 1, divisor) if normalize else total
-    out = np.empty_like(base)
-    add_agreeing(base, deltas, np.array(weights, np.float32), np.float32(0.8), normalize, out)
-    np.testing.assert_allclose(out, base + 0.8 * merged, atol=2e-8)
-    add_all(base, deltas, np.array(weights, np.float32), np.float32(0.8), out)
-    np.testing.assert_allclose(out, base + 0.8 * weighted.sum(axis=0), atol=2e-8)
+    np.testing.assert_allclose(merged_by_kernel, base + 0.8 * merged, atol=2e-8)
+    _, plain_sum = added(base, deltas, weights, np.float32(0.8), normalize, consensus=False)
+    np.testing.assert_allclose(plain_sum, base + 0.8 * weighted.sum(axis=0), atol=2e-8)
 
 
 # Types

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.engine.errors import CheckpointError
-from tasks.engine.methods.operation import BLOCK_ELEMENTS
-from tests.engine.folders import tensors, write_folder
+from tests.engine.folders import BLOCK_ELEMENTS, tensors, write_folder
 from tests.engine.refusals import LAST, SHAPES, SINGLE, Place
 
 METHODS = [

@@ -41,14 +41,14 @@ def test_a_disk_that_fills_up_during_the_merge_leaves_nothing(place, small_disk)
             except OSError:
                 pass
 
-    with pytest.raises(DiskFull, match=r"model\.safetensors\.index\.json: the file system filled up"):
+    with pytest.raises(DiskFull, match=r"model-0000\d-of-00004\.safetensors: the file system filled up"):
         merge_config(place.recipe(), small_disk / "out", max_shard_bytes=300_000, on_progress=fill)
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 
 def test_a_disk_that_is_too_small_for_two_outputs_leaves_neither(place, small_disk):
     configs = {small_disk / "out-1": place.recipe(), small_disk / "out-2": place.recipe("ties")}
-    with pytest.raises(DiskFull, match=r"out-2.*bytes"):
+    with pytest.raises(DiskFull, match=r"out-1.*out-2: need \d+ bytes together"):
         merge_configs(configs)
     assert list(small_disk.iterdir()) == []
 
@@ -137,3 +137,18 @@ def test_of_several_outputs_none_appears_when_one_place_is_taken(place):
         merge_configs(configs, on_progress=lambda progress: (place.root / "out-2").mkdir(exist_ok=True))
     assert sorted(path.name for path in place.root.glob("*out*")) == ["out-2"]
     assert list((place.root / "out-2").iterdir()) == []
+
+
+def test_on_a_disk_the_room_of_every_file_is_taken_before_the_work(place, tmp_path):
+    if subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True).stdout.strip() == "tmpfs":
+        pytest.skip("temporary files lie in memory here, where nothing is taken beforehand")
+    found = []
+
+    def look(progress):
+        if not found:
+            (partial,) = tmp_path.glob(".out.partial-*")
+            found.extend((path.stat().st_size, path.stat().st_blocks * 512) for path in partial.glob("*.safetensors"))
+
+    merge_config(place.recipe(), tmp_path / "out", max_shard_bytes=300_000, on_progress=look)
+    assert len(found) == 4
+    assert all(taken >= size for size, taken in found)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tasks.engine.kernels.chance import key_of
 from tasks.engine.kernels.magnitudes import count_equal, pick_bracket
+from tasks.engine.kernels.thinned import Thinning, add_thinned
 from tasks.engine.methods import ranks
-from tasks.engine.methods.operation import BLOCK_ELEMENTS
 from tasks.engine.methods.ranks import SAMPLED_RANGE, SAMPLED_RANGES, KthLargest, magnitudes, sampled_ranges
 from tasks.engine.methods.sparsify import KeepLargest
+from tests.engine.folders import BLOCK_ELEMENTS
 from tests.engine.parity.models import from_bfloat16, to_bfloat16
 
 LARGE = 5 * BLOCK_ELEMENTS + 4321
@@ -154,15 +155,16 @@ def test_samples_are_ranges_inside_the_tensor_that_do_not_meet(size):
     assert sum(stop - start for start, stop in ranges) == min(size, SAMPLED_RANGE * SAMPLED_RANGES)
 
 
-def test_brackets_are_counted_as_numpy_does():
+@pytest.mark.parametrize("stored", [lambda x: x, to_bfloat16], ids=["float32", "bfloat16"])
+def test_brackets_are_counted_as_numpy_does(stored):
     up, down = tied(20_000)
     bits = np.abs(up - down).view(np.uint32)
     low, high = int(np.quantile(bits, 0.3)), int(np.quantile(bits, 0.8))
-    picked = np.empty(bits.size, np.uint32)
-    above, count = pick_bracket(up, down, np.uint32(low), np.uint32(high), picked)
+    picked = np.empty(bits.size + 1, np.uint32)
+    above, count = pick_bracket(stored(up), stored(down), np.uint32(low), np.uint32(high), picked)
     assert above == (bits >= high).sum()
     assert np.array_equal(picked[:count], bits[(bits >= low) & (bits < high)])
-    assert count_equal(up, down, bits[0]) == (bits == bits[0]).sum()
+    assert count_equal(stored(up), stored(down), bits[0]) == (bits == bits[0]).sum()
 
 
 # What is kept: `KeepLargest`, with ties
@@ -174,9 +176,22 @@ def kept_of(up, down, kept, skipped, *, by_place, key=KEY):
     while (stage := way.pending()) is not None:
         ranges = sampled_ranges(up.size) if stage == "sample" else blocks(up.size)
         way.settle(stage, [way.measure(stage, up[a:b], down[a:b], a) for a, b in ranges])
-    delta = up - down
+    (kind, edges, shares, own), delta = way.way(), np.empty_like(up)
     for a, b in reversed(blocks(up.size)):  # any order
-        way.mask(delta[a:b], a)
+        marks = np.zeros((1, b - a), np.uint8)
+        if by_place:
+            way.mark(up[a:b], down[a:b], a, marks[0])
+        thinning = Thinning(
+            np.array([0]),
+            np.array([1]),
+            np.array([kind]),
+            np.array([edges], np.uint32),
+            np.array([shares], np.float32),
+            np.array([own], np.uint64),
+            marks,
+        )
+        x, one = np.stack([up[a:b], down[a:b], np.zeros(b - a, np.float32)]), np.ones(1, np.float32)
+        assert add_thinned(x, 2, thinning, a, one, one, np.float32(1), False, False, delta[a:b])
     return delta
 
 

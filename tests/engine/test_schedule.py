@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engine.methods.operation import BLOCK_ELEMENTS, Operation, Stage
+from tasks.engine.methods.operation import Operation, Stage
 from tasks.engine.schedule import AHEAD, Schedule, Work, ranges
+from tests.engine.folders import BLOCK_ELEMENTS
 
 
 class Asking(Operation):

@@ -96,6 +96,6 @@ def test_outputs_of_one_reading_have_one_policy(family):
 
 def test_a_token_that_one_model_lacks_is_the_instruct_models_in_all():
     ours = {0: "a", 1: "b", 2: "c"}
-    first, second = match_rows(ours, 5, [{0: "c", 1: "b", 2: "a"}, {0: "a", 1: "c"}])
+    first, second = match_rows(ours, 5, [{0: "c", 1: "b", 2: "a"}, {0: "a", 1: "c", 9: "b"}], [3, 2])
     assert first.tolist() == [2, -1, 0, -1, -1]
     assert second.tolist() == [0, -1, 1, -1, -1]

@@ -20,6 +20,8 @@ _SHIFT = np.uint32(18)
 magnitude of the row. The lowest class holds everything below."""
 
 
+_COPIES = 2
+"""Of the counts, filled in turn: two neighbours of one class would wait for each other's addition."""
 _SUMS = 512
 _FEW = 24
 """Elements of a row that are ranked among all others of the row; more are worth sorting the row by class."""
@@ -59,7 +61,8 @@ def mark_ranked(
     classes, numbers = np.empty(width, np.uint16), np.empty(width, np.uint32)
     drawn, flags = np.empty(width, np.float32), np.empty(width, np.uint8)
     asked, open_ = np.empty(width + 1, np.uint32), np.empty(width + 1, np.uint32)
-    firsts = np.empty(_CLASSES + 1, np.uint32)
+    firsts, nexts = np.empty(_CLASSES + 1, np.uint32), np.empty(_CLASSES + 1, np.uint32)
+    counts = np.empty((_COPIES, _CLASSES), np.uint32)
     sure, possible = np.empty(_CLASSES, np.float32), np.empty(_CLASSES, np.float32)
     divisor = np.float32(max(width - 1, 1))
     highest = lowest + np.float32(width - 1) / divisor * spread
@@ -75,7 +78,7 @@ def mark_ranked(
             stays[i] = drawn[i] < lowest
             flags[i] = (drawn[i] >= lowest) & (drawn[i] < highest)
         questions = _chosen(flags, asked)
-        _number(classes, numbers, firsts)
+        _count(classes, counts, firsts)
         for c in range(_CLASSES):
             sure[c] = lowest + np.float32(firsts[c]) / divisor * spread
             possible[c] = lowest + np.float32(np.int32(firsts[c + 1]) - np.int32(1)) / divisor * spread
@@ -88,14 +91,14 @@ def mark_ranked(
             undecided += np.uint64((drawn[place] >= sure[own]) & (drawn[place] < possible[own]))
         sorted_ = undecided > _FEW
         if sorted_:
-            for i in range(width):
-                place = np.uint64(i)
-                ordered[np.uint64(firsts[np.uint64(classes[place])] + numbers[place])] = bits[place]
+            _order(classes, bits, firsts, nexts, ordered, numbers)
         for q in range(undecided):
             place = np.uint64(open_[q])
             own = np.uint64(classes[place])
             if sorted_:
-                rank = firsts[own] + _rank(ordered[firsts[own] : firsts[own + np.uint64(1)]], np.int64(numbers[place]))
+                rank = firsts[own] + _rank(
+                    ordered[firsts[own] : firsts[own + np.uint64(1)]], np.int64(numbers[place] - firsts[own])
+                )
             else:
                 rank = _rank(bits, np.int64(place))
             stays[place] = drawn[place] < lowest + np.float32(rank) / divisor * spread
@@ -151,21 +154,40 @@ def _classify(up: NDArray[Any], down: NDArray[Any], bits: NDArray[np.uint32], cl
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _number(classes: NDArray[np.uint16], numbers: NDArray[np.uint32], firsts: NDArray[np.uint32]) -> None:
-    """Number the members of each class in order of place, and find the rank at which each class begins."""
-    firsts[:] = 0
-    for place in range(classes.shape[0]):
-        i = np.uint64(place)
-        c = np.uint64(classes[i])
-        members = firsts[c]
-        numbers[i] = members
-        firsts[c] = members + np.uint32(1)
+def _count(classes: NDArray[np.uint16], counts: NDArray[np.uint32], firsts: NDArray[np.uint32]) -> None:
+    """The rank at which each class begins."""
+    counts[:] = 0
+    whole = classes.shape[0] - classes.shape[0] % _COPIES
+    for begin in range(0, whole, _COPIES):
+        for copy in range(_COPIES):
+            counts[np.uint64(copy), np.uint64(classes[np.uint64(begin + copy)])] += np.uint32(1)
+    for i in range(whole, classes.shape[0]):
+        counts[np.uint64(0), np.uint64(classes[np.uint64(i)])] += np.uint32(1)
     before = np.uint32(0)
     for k in range(_CLASSES):
-        members = firsts[k]
         firsts[k] = before
-        before = np.uint32(before + members)
+        for copy in range(_COPIES):
+            before = np.uint32(before + counts[copy, k])
     firsts[_CLASSES] = before
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _order(
+    classes: NDArray[np.uint16],
+    bits: NDArray[np.uint32],
+    firsts: NDArray[np.uint32],
+    nexts: NDArray[np.uint32],
+    ordered: NDArray[np.uint32],
+    places: NDArray[np.uint32],
+) -> None:
+    """Bits by class, in order of place within each; and where each element went."""
+    nexts[:] = firsts
+    for i in range(classes.shape[0]):
+        own = np.uint64(classes[np.uint64(i)])
+        to = nexts[own]
+        ordered[np.uint64(to)] = bits[np.uint64(i)]
+        places[np.uint64(i)] = to
+        nexts[own] = to + np.uint32(1)
 
 
 @njit(nogil=True, cache=True, inline="never")  # type: ignore[untyped-decorator]

@@ -77,3 +77,8 @@ def _put(values, out):  # type: ignore[no-untyped-def]  # numba compares the ann
 def _copy(values: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
     out[:] = values
     return bool(is_finite(out))
+
+
+def load() -> None:
+    """Have numba ready, which its first kernel takes half a second for: at the start, and not in the middle of work."""
+    is_finite_bf16(np.zeros(1, np.uint16))
