@@ -327,6 +327,8 @@ def agent() -> None:
 
 
 app.command()(operating.doctor)
+app.command()(operating.backup)
+app.command()(operating.restore)
 app.command(hidden=True)(operating.receiver)
 
 
