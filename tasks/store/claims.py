@@ -29,7 +29,7 @@ class Claims(Database):
         if lease_seconds <= 0:
             raise InputError(f"the lease on {job_key} is {lease_seconds} s; it must be more than 0")
         with self._write() as connection:
-            now = self._now()
+            now = self._now(connection)
             held = connection.execute(select(claims).where(claims.c.job_key == job_key)).first()
             if held is not None and held.owner != owner and _is_live(held, now):
                 return None
@@ -58,8 +58,8 @@ class Claims(Database):
 
         A lease that ran out while nobody else took the job (a laptop slept) can be renewed.
         """
-        until = self._now() + timedelta(seconds=claim.lease_seconds)
         with self._write() as connection:
+            until = self._now(connection) + timedelta(seconds=claim.lease_seconds)
             mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
             return connection.execute(update(claims).where(*mine).values(lease_until=until)).rowcount == 1
 
@@ -67,15 +67,13 @@ class Claims(Database):
         """Give the job back; False if the claim was no longer ours."""
         with self._write() as connection:
             mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
-            return connection.execute(update(claims).where(*mine).values(ended_at=self._now())).rowcount == 1
+            return connection.execute(update(claims).where(*mine).values(ended_at=self._now(connection))).rowcount == 1
 
     def live_claims(self, now: datetime | None = None) -> list[Claim]:
         """Every claim whose lease has not ended, in the order in which they were taken."""
-        moment = now or self._now()
-        asked = (
-            select(claims).where(claims.c.ended_at.is_(None), claims.c.lease_until > moment).order_by(claims.c.fence)
-        )
         with self._read() as connection:
+            live = (claims.c.ended_at.is_(None), claims.c.lease_until > (now or self._now(connection)))
+            asked = select(claims).where(*live).order_by(claims.c.fence)
             return [_claim(row) for row in connection.execute(asked)]
 
     def attempts(self, job_key: str, since: datetime | None = None) -> int:
@@ -106,7 +104,7 @@ class Claims(Database):
         with self._write() as connection:
             gone = (claims.c.ended_at.is_(None), claims.c.owner.startswith(owner_prefix, autoescape=True))
             freed = connection.scalars(select(claims.c.job_key).where(*gone).order_by(claims.c.fence)).all()
-            connection.execute(update(claims).where(*gone).values(ended_at=self._now()))
+            connection.execute(update(claims).where(*gone).values(ended_at=self._now(connection)))
             return list(freed)
 
 

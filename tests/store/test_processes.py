@@ -116,7 +116,7 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_a_ledger_that_works(le
 
     def stop_halfway():
         with Ledger.open(url) as mine, mine._write() as connection:
-            connection.execute(insert(evaluations).values(**half, at=mine._now()))
+            connection.execute(insert(evaluations).values(**half, at=mine._now(connection)))
             reached.set()
             time.sleep(LONG)
 
