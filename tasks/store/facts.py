@@ -203,7 +203,12 @@ class ModelFacts(Database):
         with self._write() as connection:
             known = connection.execute(_fetched(ref)).first()
             if known is None:
-                values = {"repo_id": ref.repo_id, "revision": ref.revision, "digest": digest, "at": self._now(connection)}
+                values = {
+                    "repo_id": ref.repo_id,
+                    "revision": ref.revision,
+                    "digest": digest,
+                    "at": self._now(connection),
+                }
                 connection.execute(insert(fetches).values(**values))
                 return True
         if known.digest != digest:

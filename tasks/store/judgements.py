@@ -30,7 +30,9 @@ class JudgementFacts(Database):
             known = _evaluation(connection, evaluation.eval_key)
             if known is None:
                 values = {"eval_key": evaluation.eval_key, "artifact_digest": evaluation.artifact_digest}
-                connection.execute(insert(evaluations).values(**values, facts=evaluation.facts, at=self._now(connection)))
+                connection.execute(
+                    insert(evaluations).values(**values, facts=evaluation.facts, at=self._now(connection))
+                )
                 if packed:
                     connection.execute(insert(scores), packed)
                 return True
