@@ -8,23 +8,40 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, Table, desc, func, insert, select, update
 
 from tasks.domain.errors import InputError
 from tasks.domain.records import Attempt, Claim
 from tasks.store.database import Database
-from tasks.store.tables import attempts, claims
+from tasks.store.tables import approvals, attempts, claims, holds, job_ends
+
+ENDS = ("published", "rejected", "kept")
+"""Outcomes after which a job is never due again. After the others (``failed``, ``held``, ``awaiting``) it may be."""
 
 
 class Claims(Database):
     """The part of the ledger that says who may work on what."""
 
     def claim(
-        self, job_key: str, owner: str, lease_seconds: float, description: Mapping[str, Any] | None = None
+        self,
+        job_key: str,
+        owner: str,
+        lease_seconds: float,
+        description: Mapping[str, Any] | None = None,
+        *,
+        only_open: bool = False,
     ) -> Claim | None:
         """Take a job; None while another owner has a live claim on it.
 
         The owner itself may claim again: its earlier attempt is then over, as after a crash and a retry.
+
+        Args:
+            job_key: the job, or another name that one process at a time may act for.
+            owner: who takes it.
+            lease_seconds: how long it is kept without a renewal, by the ledger's clock.
+            description: recorded, and shown to people.
+            only_open: None also for a job that has ended, waits for a person or is on hold. A plan may be minutes old
+                when its jobs are claimed; asked in the claim's own transaction, no job is done twice.
         """
         if lease_seconds <= 0:
             raise InputError(f"the lease on {job_key} is {lease_seconds} s; it must be more than 0")
@@ -32,6 +49,8 @@ class Claims(Database):
             now = self._now(connection)
             held = connection.execute(select(claims).where(claims.c.job_key == job_key)).first()
             if held is not None and held.owner != owner and _is_live(held, now):
+                return None
+            if only_open and is_settled(connection, job_key):
                 return None
             attempt = 1 + (connection.scalar(_attempts(job_key)) or 0)
             made = insert(attempts).values(job_key=job_key, attempt=attempt, owner=owner, at=now)
@@ -121,6 +140,19 @@ def fence_problem(connection: Connection, claim_key: str, fence: int) -> str | N
     if held.ended_at is not None:
         return f"fence {fence} (attempt {held.attempt} of job {claim_key}) was given up at {held.ended_at.isoformat()}"
     return None
+
+
+def is_settled(connection: Connection, job_key: str) -> bool:
+    """Whether the job has ended for good, waits for a person's word, or is on hold. Inside a caller's transaction."""
+
+    def newest(table: Table, column: Column[Any], key: Column[Any]) -> Any:
+        return connection.scalar(select(column).where(key == job_key).order_by(desc(table.c.id)).limit(1))
+
+    return (
+        newest(job_ends, job_ends.c.outcome, job_ends.c.job_key) in ENDS
+        or newest(approvals, approvals.c.state, approvals.c.job_key) == "waiting"
+        or bool(newest(holds, holds.c.held, holds.c.key))
+    )
 
 
 def _attempts(job_key: str) -> Any:
