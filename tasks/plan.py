@@ -1,5 +1,7 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
+from functools import cache
+
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -11,7 +13,7 @@ from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
 from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
-from tasks.jobs import build_job
+from tasks.jobs import build_job, look_up
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
@@ -23,20 +25,19 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
-    releases = ruled(family, releases)
+    releases, look = ruled(family, releases), cache(look_up)  # a model that many targets share is looked up once
     rows: list[PlanRow] = []
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
-            jobs = [build_job(family, name, release) for release in releases]
+            jobs = [build_job(family, name, release, look) for release in releases]
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
             continue
-        if any(hold.key == key for hold in ledger.holds()):
+        if ledger.holds([key]):
             ledger.release_hold(key, "its models are there again")
-        for job in jobs:
-            ledger.record_job(job)
+        ledger.record_jobs(jobs)
         keys = {job.release.content_digest: job.key for job in jobs}
         rows += rows_of(family_name, name, target.channel, releases, keys)
     return rows

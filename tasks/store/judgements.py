@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, desc, func, insert, select
 from tasks.domain.errors import InputError
 from tasks.domain.models import Digest, Evaluation, Item, Score
 from tasks.domain.records import Hold, JobEnd, JobOutcome, VerdictFact
-from tasks.store.database import Database
+from tasks.store.database import Database, among
 from tasks.store.tables import evaluations, holds, job_ends, scores, verdicts
 
 
@@ -162,12 +162,13 @@ class JudgementFacts(Database):
             )
             return found
 
-    def holds(self) -> list[Hold]:
-        """What is on hold now, oldest first."""
-        newest = select(func.max(holds.c.id)).group_by(holds.c.key)
+    def holds(self, keys: Collection[str] | None = None) -> list[Hold]:
+        """What is on hold now, oldest first; of ``keys`` only, where they are given."""
+        newest = select(func.max(holds.c.id)).where(among(holds.c.key, keys)).group_by(holds.c.key)
         asked = select(holds).where(holds.c.id.in_(newest), holds.c.held).order_by(holds.c.id)
         with self._read() as connection:
-            return [Hold(key=row.key, reason=row.reason, at=row.at) for row in connection.execute(asked)]
+            rows = [row for row in connection.execute(asked) if keys is None or row.key in keys]
+        return [Hold(key=row.key, reason=row.reason, at=row.at) for row in rows]
 
     def _hold(self, key: str, held: bool, reason: str) -> None:
         latest = select(holds).where(holds.c.key == key).order_by(desc(holds.c.id)).limit(1)

@@ -2,7 +2,8 @@
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
                 never changed
-    what moves  claims.py, channels.py, serving.py
+                listings.py (the same for many keys at once)
+    what moves  claims.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
 It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
@@ -21,12 +22,14 @@ from tasks.store.database import connect, migrate
 from tasks.store.facts import Merged, ModelFacts
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
+from tasks.store.listings import Listings
+from tasks.store.polls import Polls
 from tasks.store.serving import Serving
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Claims, Channels, Serving):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Listings, Claims, Channels, Serving, Polls):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

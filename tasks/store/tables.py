@@ -1,7 +1,7 @@
 """The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
-Only these move: claims, channels (the pointer), staged, instances, agents. A test compares this file with what the
-migrations make, so change both.
+Only these move: claims, channels (the pointer), staged, instances, agents, polls. A test compares this file with what
+the migrations make, so change both.
 """
 
 from datetime import UTC, datetime
@@ -277,6 +277,17 @@ agents = Table(
     metadata,
     Column("agent", String, primary_key=True),
     Column("seen_at", Utc, nullable=False),
+)
+polls = Table(
+    "polls",
+    metadata,
+    Column("family", String, primary_key=True),
+    Column("polls", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("good_at", Utc),
+    Column("failed_at", Utc),
+    Column("failure", String, nullable=False),
 )
 
 Index("ix_verdicts_family_target", verdicts.c.family, verdicts.c.target)

@@ -107,6 +107,10 @@ def rows(samples) -> dict[str, dict]:
             "extra": {},
         },
         "instances": {"agent": "local", "name": "eu@1", "status": {"name": "eu@1"}},
+        "polls": {
+            **{"family": "tiny", "polls": 2, "failures": 1, "calls": 9, "good_at": AT, "failed_at": None},
+            "failure": "",
+        },
         "agents": {"agent": "local", "seen_at": AT},
     }
 

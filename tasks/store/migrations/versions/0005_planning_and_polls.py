@@ -1,8 +1,9 @@
-"""Indexes for what every watch asks: repositories by id and content, attempts by owner, promotions and verdicts by job.
+"""Indexes for what every watch asks, and a table that counts watches.
 
 Revision ID: 0005
 """
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
@@ -22,7 +23,17 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    """Make the indexes; no row changes."""
+    """Make the indexes and the table; no row changes. Watches of the past are not counted."""
+    op.create_table(
+        "polls",
+        sa.Column("family", sa.String(), primary_key=True),
+        sa.Column("polls", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.BigInteger(), nullable=False),
+        sa.Column("calls", sa.BigInteger(), nullable=False),
+        sa.Column("good_at", sa.DateTime(timezone=True)),
+        sa.Column("failed_at", sa.DateTime(timezone=True)),
+        sa.Column("failure", sa.String(), nullable=False),
+    )
     for name, table, column in INDEXES:
         op.create_index(name, table, [column])
 
