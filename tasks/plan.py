@@ -11,13 +11,13 @@ from tasks.admission import ruled
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
-from tasks.domain.models import Release
+from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, look_up
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
-from tasks.standing import rows_of
+from tasks.standing import rows_of, standings
 from tasks.standing import standing as standing
 
 
@@ -26,8 +26,8 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
     releases, look = ruled(family, releases), cache(look_up)  # a model that many targets share is looked up once
-    rows: list[PlanRow] = []
-    for name, target in family.targets.items():
+    planned: dict[str, dict[Digest, Digest]] = {}
+    for name in family.targets:
         key = f"target:{family_name}/{name}"
         try:
             jobs = [build_job(family, name, release, look) for release in releases]
@@ -38,8 +38,11 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
         if ledger.holds([key]):
             ledger.release_hold(key, "its models are there again")
         ledger.record_jobs(jobs)
-        keys = {job.release.content_digest: job.key for job in jobs}
-        rows += rows_of(family_name, name, target.channel, releases, keys)
+        planned[name] = {job.release.content_digest: job.key for job in jobs}
+    known = standings([key for keys in planned.values() for key in keys.values()])
+    rows: list[PlanRow] = []
+    for name, keys in planned.items():
+        rows += rows_of(family_name, name, family.targets[name].channel, releases, keys, known)
     return rows
 
 

@@ -43,7 +43,12 @@ def standings(keys: Collection[Digest]) -> dict[Digest, JobStanding]:
 
 
 def rows_of(
-    family: str, target: str, channel: str, releases: Sequence[Release], keys: Mapping[Digest, Digest]
+    family: str,
+    target: str,
+    channel: str,
+    releases: Sequence[Release],
+    keys: Mapping[Digest, Digest],
+    known: Mapping[Digest, JobStanding] | None = None,
 ) -> list[PlanRow]:
     """What is to be done about each of ``releases`` for one target, newest first; the watch and every page ask this.
 
@@ -53,6 +58,7 @@ def rows_of(
         channel: where it is served.
         releases: those on record for the family.
         keys: content digest of a release -> its job_key for this target.
+        known: how these jobs stand, where it has been asked for all targets at once.
     """
     live, newest = open_ledger().channel(channel), newest_served(channel, releases)
     return plan_target(
@@ -63,14 +69,15 @@ def rows_of(
         live_since=newest.released_at if newest else None,
         rolled_back=newest is not None and live is not None and live.release != newest.ref,
         keys=keys,
-        standing_of=standings(keys.values()).__getitem__,
+        standing_of=(standings(keys.values()) if known is None else known).__getitem__,
     )
 
 
 def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
     """The newest of ``releases`` that the channel has ever served: nothing older displaces it by itself."""
-    served = {promotion.release for promotion in open_ledger().promotions(channel)}
-    return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
+    served = open_ledger().releases_served(channel)
+    ours = (r for r in releases if (r.ref.repo_id, r.ref.revision) in served)
+    return max(ours, key=lambda r: r.released_at, default=None)
 
 
 def stopped(text: str | None = None) -> list[Hold]:

@@ -117,6 +117,12 @@ class Channels(Database):
         with self._read() as connection:
             return [_promotion(row) for row in connection.execute(asked)]
 
+    def releases_served(self, channel: str) -> set[tuple[str, str]]:
+        """Repository and revision of every release that ``channel`` has ever served."""
+        asked = select(promotions.c.repo_id, promotions.c.revision).where(promotions.c.channel == channel).distinct()
+        with self._read() as connection:
+            return {(repo_id, revision) for repo_id, revision in connection.execute(asked)}
+
     def acknowledge(self, channel: str, generation: int, at: datetime | None = None) -> ChannelState:
         """The gateway routes by ``generation`` now. An older one than acknowledged changes nothing.
 

@@ -4,20 +4,21 @@ At 3,600 jobs and 30,000 repositories one query each is what a watch can afford;
 enough.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Column, Connection, Row, Select, and_, func, insert, or_, select
+from sqlalchemy import Column, Connection, Row, Select, Table, and_, func, insert, or_, select
 
 from tasks.domain.jobs import Job
-from tasks.domain.models import Digest
+from tasks.domain.models import Digest, Noun
 from tasks.domain.records import JobEnd, RepoState
 from tasks.store.claims import ENDS
 from tasks.store.database import Database, among
 from tasks.store.tables import approvals, attempts, holds, job_ends, jobs, repo_states
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Noun)
 
 
 class Listings(Database):
@@ -61,9 +62,8 @@ class Listings(Database):
         """How each job ended last; those that never did are missing. All jobs if ``keys`` is left out."""
         newest = select(func.max(job_ends.c.id)).where(among(job_ends.c.job_key, keys)).group_by(job_ends.c.job_key)
         with self._read() as connection:
-            rows = connection.execute(select(job_ends).where(job_ends.c.id.in_(newest)))
-            # Not validated: 3,600 rows of our own take 5 ms so, and 30 ms with.
-            found = {row.job_key: JobEnd.model_construct(**_without_id(row)) for row in rows}
+            rows = connection.execute(_columns(job_ends, JobEnd).where(job_ends.c.id.in_(newest))).all()
+            found = {end.job_key: end for end in _nouns(JobEnd, rows)}
         return _only(keys, found)
 
     def settled_jobs(self) -> set[str]:
@@ -123,8 +123,8 @@ class Listings(Database):
     def _last_states(self, column: Column[Any], names: Collection[str] | None) -> dict[str, RepoState]:
         newest = select(func.max(repo_states.c.id)).where(among(column, names)).group_by(column)
         with self._read() as connection:
-            rows = connection.execute(select(repo_states).where(repo_states.c.id.in_(newest)))
-            found = {row._mapping[column]: RepoState.model_construct(**_without_id(row)) for row in rows}
+            rows = connection.execute(_columns(repo_states, RepoState).where(repo_states.c.id.in_(newest))).all()
+            found = {getattr(state, column.name): state for state in _nouns(RepoState, rows)}
         return _only(names, found)
 
 
@@ -144,5 +144,11 @@ def _only(keys: Collection[str] | None, found: dict[str, T]) -> dict[str, T]:
     return found if keys is None else {key: found[key] for key in keys if key in found}
 
 
-def _without_id(row: Row[Any]) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "id"}
+def _columns(table: Table, noun: type[Noun]) -> Select[Any]:
+    return select(*(table.c[name] for name in noun.model_fields))
+
+
+def _nouns(noun: type[N], rows: Iterable[Row[Any]]) -> Iterator[N]:
+    """Rows of ours as nouns, not validated again: of 30,000 that alone would take a quarter of a second."""
+    names = tuple(noun.model_fields)
+    return (cast(N, noun.model_construct(**dict(zip(names, row, strict=True)))) for row in rows)
