@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.admission import ruled
+from tasks.disk import lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
@@ -25,6 +26,7 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
+    lift_waits()
     releases, look = ruled(family, releases), cache(look_up)  # a model that many targets share is looked up once
     planned: dict[str, dict[Digest, Digest]] = {}
     for name in family.targets:

@@ -24,6 +24,7 @@ NAMES = {
     "rollback-channel/by-hand": "control",
     "approve-release/by-hand": "control",
     "backfill-base/by-hand": "control",
+    "collect-garbage/nightly": "control",
 }
 
 

@@ -1,0 +1,29 @@
+"""`empelt gc`: what nothing refers to any more, and what is kept because of what."""
+
+from typing import Any
+
+from tasks.domain.words import size
+from tasks.garbage import collect, in_short
+
+
+def collect_here(*, dry_run: bool) -> dict[str, Any]:
+    """Collect garbage on this host, or with ``dry_run`` say what would go; everything that was looked at."""
+    found = collect(dry_run=dry_run)
+    return {
+        "dry_run": dry_run,
+        "removed_bytes": sum(one.bytes for one in found if one.fate == "removed"),
+        "kept_bytes": sum(one.bytes for one in found if one.fate == "kept"),
+        "summary": in_short(found, dry_run=dry_run),
+        "found": [one.model_dump() for one in found],
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The same for people: what goes first."""
+    order = sorted(report["found"], key=lambda one: (one["fate"] == "kept", -one["bytes"]))
+    fates = {"kept": "kept", "removed": "would go" if report["dry_run"] else "removed"}
+    lines = [
+        f"{fates[one['fate']]:<9} {size(one['bytes']):>8}  {one['kind']:<9} {one['what'][:40]:<40}  {one['why']}"
+        for one in order
+    ]
+    return "\n".join([*lines, report["summary"]])
