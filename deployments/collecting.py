@@ -1,13 +1,33 @@
 """`empelt gc`: what nothing refers to any more, and what is kept because of what."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from deployments.output import AsJson, show
+from tasks.domain.errors import InputError
 from tasks.domain.words import size
-from tasks.garbage import collect, in_short
+from tasks.settings import settings
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove artifacts that nothing refers to, half-done work of dead processes, the oldest reports; say why.
+
+    Runs every night by itself, as the flow collect-garbage. Exit codes: 0 done or shown, 2 no ledger.
+    """
+    if not settings().ledger_url and not (settings().home / "ledger.db").exists():
+        raise InputError(f"no ledger in {settings().home}: name the home with EMPELT_HOME")
+    found = collect_here(dry_run=dry_run)
+    show(found, as_json, as_text(found))
 
 
 def collect_here(*, dry_run: bool) -> dict[str, Any]:
     """Collect garbage on this host, or with ``dry_run`` say what would go; everything that was looked at."""
+    from tasks.garbage import collect, in_short  # which imports Prefect: 2 s that other commands need not wait
+
     found = collect(dry_run=dry_run)
     return {
         "dry_run": dry_run,

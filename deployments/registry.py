@@ -21,7 +21,6 @@ from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Interval
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
@@ -35,6 +34,7 @@ from flows.remerge_release import remerge_release
 from flows.rollback_channel import rollback_channel
 from flows.watch_hub import watch_hub
 from tasks.forms import refresh_forms as refresh_forms
+from tasks.prefect_api import prefect_of
 from tasks.settings import Settings
 
 CONTROL, GPU = "control", "gpu"
@@ -106,8 +106,7 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
 
 def register(settings: Settings, version: str) -> list[str]:
     """Create or update pools, deployments and automations; the names of the deployments. Safe to repeat."""
-    # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
+    with prefect_of(settings):
         return _register(settings, version)
 
 
@@ -137,7 +136,7 @@ def crash_stray_runs(settings: Settings) -> int:
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     wanted, crashed = FlowRunFilter(state=FlowRunFilterState(type=states)), 0
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         while stray := client.read_flow_runs(flow_run_filter=wanted, limit=200):
             for run in stray:
                 ended = Cancelled if run.state and run.state.is_cancelling() else Crashed

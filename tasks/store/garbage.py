@@ -1,7 +1,7 @@
 """Taking artifacts out of the store, and what the store takes up. What may go is decided in ``tasks/garbage.py``.
 
 An artifact carries the moment of its last use: the time stamp of its manifest. Whoever reads it renews that, and so
-does every collection for what is still referred to. So "unused for a week" means that for a week nothing referred to it.
+does every collection for what is still referred to: what was not used for a week was not referred to for a week.
 """
 
 import os

@@ -1,0 +1,193 @@
+"""What Prometheus is told, computed for each scrape from the ledger, the disk and Prefect's runs.
+
+Nothing is counted in memory, so no crash loses a count. A part that cannot be read is left out, and says so by
+``empelt_ledger_up`` or ``empelt_prefect_up`` being 0. ``infra/alerts.yaml`` has the alerts; OPERATIONS.md what to do.
+"""
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+import httpx
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from deployments.up import LEAST_FREE_BYTES
+from tasks.domain.due import JobStanding, plan_target
+from tasks.domain.errors import InputError, PipelineError
+from tasks.domain.models import Release
+from tasks.doors import open_ledger, open_store
+from tasks.settings import Settings
+from tasks.standing import newest_served
+from tasks.store.artifacts import ArtifactStore
+from tasks.store.figures import LedgerFigures, figures
+
+logger = logging.getLogger(__name__)
+STANDINGS = ("due", "running", "waiting", "held", "exhausted")
+WATCH_STATES = ("COMPLETED", "FAILED", "CRASHED")
+WATCH = "watch-hub"
+"""As ``tasks.ledger`` names the claim that keeps watches apart; said here again, since that one imports Prefect."""
+
+
+def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    """One figure without labels."""
+    return GaugeMetricFamily(f"empelt_{name}", text, value=value)
+
+
+def labelled(family: Metric, values: Iterable[tuple[str, float]]) -> Metric:
+    """One figure for each value of the label."""
+    for label, value in values:
+        family.add_metric([label], value)  # type: ignore[attr-defined]  # every family has it, the base class has not
+    return family
+
+
+class FromFacts(Collector):
+    """Reads everything when it is asked, and keeps nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def describe(self) -> list[Metric]:
+        """Nothing: a registry would else read the ledger once before anybody asks."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        yield from self._disk()
+        try:
+            yield from [gauge("ledger_up", "Whether the ledger answers", 1), *self._ledger()]
+        except PipelineError as error:
+            logger.warning("no figures of the ledger: %s", error)
+            yield gauge("ledger_up", "Whether the ledger answers", 0)
+        try:
+            yield from [gauge("prefect_up", "Whether Prefect's API answers", 1), *self._watch_runs()]
+        except (httpx.HTTPError, ValueError) as error:
+            logger.warning("no figures of Prefect: %s", error)
+            yield gauge("prefect_up", "Whether Prefect's API answers", 0)
+
+    def _disk(self) -> Iterator[Metric]:
+        store = open_store()  # makes the home if there is none yet
+        total, _, free = shutil.disk_usage(self._settings.home)
+        yield gauge("disk_size_bytes", "Size of the disk that the home lies on", total)
+        yield gauge("disk_free_bytes", "What is free on it", free)
+        yield gauge("disk_least_free_bytes", "With less free, `empelt up` does not start", LEAST_FREE_BYTES)
+        sizes = [_size_of(store, digest) for digest in store.digests()]
+        yield gauge("store_artifacts", "Artifacts in the store", len(sizes))
+        yield gauge("store_bytes", "Their size", sum(sizes))
+
+    def _ledger(self) -> Iterator[Metric]:
+        began, ledger = time.monotonic(), open_ledger()
+        found = figures(ledger)
+        info = GaugeMetricFamily("empelt_ledger_schema", "Always 1; which schema the ledger has", labels=["revision"])
+        yield labelled(info, [(found.schema, 1)])
+        rows = GaugeMetricFamily("empelt_ledger_rows", "Rows of each table", labels=["table"])
+        yield labelled(rows, found.rows.items())
+        yield gauge("ledger_size_bytes", "Size of the ledger", found.size_bytes)
+        yield gauge("merged_bytes", "Of every artifact ever made", found.made_bytes)
+        jobs = GaugeMetricFamily("empelt_jobs", "Jobs that are not done, by where they stand", labels=["standing"])
+        counted = Counter(standings(found, self._settings.max_attempts))
+        yield labelled(jobs, ((name, counted[name]) for name in STANDINGS))
+        yield gauge("holds", "Everything that is held: jobs, releases, targets", len(ledger.holds()))
+        took = SummaryMetricFamily(
+            "empelt_job_seconds", "Jobs that ended, and seconds since their first attempt", labels=["outcome"]
+        )
+        for outcome, one in found.ended.items():
+            took.add_metric([outcome], count_value=one.jobs, sum_value=one.seconds)
+        yield took
+        made = sum(len(times) for key, times in found.attempts.items() if key != WATCH)
+        yield CounterMetricFamily("empelt_attempts", "Attempts at jobs", value=made)
+        yield CounterMetricFamily("empelt_watch_polls", "Watches begun", value=len(found.attempts.get(WATCH, [])))
+        channel = GaugeMetricFamily("empelt_channel_generation", "Wanted generation of a channel", labels=["channel"])
+        yield labelled(channel, ((name, wanted) for name, (wanted, _) in found.generations.items()))
+        visible = GaugeMetricFamily(
+            "empelt_channel_visible", "Whether the gateway answers with the wanted generation", labels=["channel"]
+        )
+        yield labelled(visible, ((name, float(seen >= wanted)) for name, (wanted, seen) in found.generations.items()))
+        if (heard := ledger.agent_last_seen()) is not None:
+            yield gauge("agent_seen_timestamp_seconds", "When the agent was last heard of", heard.timestamp())
+        yield gauge("ledger_scrape_seconds", "What reading all this took", time.monotonic() - began)
+
+    def _watch_runs(self) -> Iterator[Metric]:
+        chosen = self._settings
+        auth = chosen.prefect_auth.get_secret_value().partition(":")[::2] if chosen.prefect_auth else None
+        with httpx.Client(base_url=f"{chosen.prefect_url}/api", auth=auth, timeout=5, trust_env=False) as api:
+            runs = GaugeMetricFamily("empelt_watch_runs", "Runs of the watch that Prefect keeps", labels=["state"])
+            yield labelled(runs, [(state.lower(), _count(api, state)) for state in WATCH_STATES])
+            good = _newest(api, "COMPLETED")
+            if good is not None:
+                age = (datetime.now(UTC) - good).total_seconds()
+                yield gauge("watch_good_poll_age_seconds", "Since a watch last came to its end", age)
+
+
+def registry_of(settings: Settings) -> CollectorRegistry:
+    """A registry with all of it."""
+    registry = CollectorRegistry()
+    registry.register(FromFacts(settings))
+    return registry
+
+
+def standings(found: LedgerFigures, max_attempts: int) -> Iterator[str]:
+    """Where each recorded job stands that is not done; the same rules as the watch's, on figures read at once."""
+    ledger = open_ledger()
+    held, live = {hold.key for hold in ledger.holds()}, {claim.job_key for claim in ledger.live_claims()}
+    waiting = {wish.job_key for wish in ledger.awaiting_approval()}
+
+    def standing_of(key: str) -> JobStanding:
+        end, lifted = found.last_end.get(key), found.lifted.get(key)
+        if end in ("published", "rejected", "kept"):
+            return JobStanding(standing=end)
+        if key in waiting:
+            return JobStanding(standing="waiting")
+        if key in held:
+            return JobStanding(standing="held")
+        if key in live:
+            return JobStanding(standing="running")
+        made = [at for at in found.attempts.get(key, []) if lifted is None or at > lifted]
+        return JobStanding(standing="exhausted" if len(made) >= max_attempts else "open")
+
+    targets: dict[tuple[str, str, str], dict[str, tuple[str, Release]]] = {}
+    for fact in ledger.jobs():  # oldest first, so that the newest job of a release is the one that counts
+        job = fact.job
+        place = targets.setdefault((job.family, job.target, job.channel), {})
+        place[job.release.content_digest] = (fact.job_key, job.release)
+    for (family, target, channel), jobs in targets.items():
+        releases = [release for _, release in jobs.values()]
+        live_state, newest = ledger.channel(channel), newest_served(channel, releases)
+        for row in plan_target(
+            family=family,
+            target=target,
+            channel=channel,
+            releases=releases,
+            live_since=newest.released_at if newest else None,
+            rolled_back=newest is not None and live_state is not None and live_state.release != newest.ref,
+            keys={digest: key for digest, (key, _) in jobs.items()},
+            standing_of=standing_of,
+        ):
+            yield row.standing
+
+
+def _size_of(store: ArtifactStore, digest: str) -> int:
+    try:
+        return sum(file.size for file in store.get(digest).files)
+    except InputError:
+        return 0  # removed since it was listed
+
+
+def _filter(state: str) -> dict[str, object]:
+    # A watch that found another one under way ends as Skipped: it looked at nothing.
+    wanted = {"type": {"any_": [state]}, "name": {"not_any_": ["Skipped"]}}
+    return {"flows": {"name": {"any_": ["watch-hub"]}}, "flow_runs": {"state": wanted}}
+
+
+def _count(api: httpx.Client, state: str) -> int:
+    return int(api.post("/flow_runs/count", json=_filter(state)).raise_for_status().json())
+
+
+def _newest(api: httpx.Client, state: str) -> datetime | None:
+    wanted = {**_filter(state), "sort": "END_TIME_DESC", "limit": 1}
+    found = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+    return datetime.fromisoformat(found[0]["end_time"]) if found else None
