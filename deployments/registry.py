@@ -24,8 +24,10 @@ from prefect.schedules import Cron, Interval
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import apply_automations, automations
 from flows.approve_release import approve_release
 from flows.backfill_base import backfill_base
+from flows.collect_garbage import collect_garbage
 from flows.merge_candidate import merge_candidate
 from flows.publish_model import publish_model
 from flows.remerge_release import remerge_release
@@ -81,6 +83,14 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
         tags=["empelt", "watch"],
         **common,
     )
+    garbage = collect_garbage.to_deployment(
+        name="nightly",
+        description="Removes artifacts that nothing refers to, half-done work of dead processes, the oldest reports.",
+        schedules=[Cron(settings.garbage_cron, timezone=settings.timezone, slug="nightly")],
+        work_pool_name=CONTROL,
+        tags=["empelt"],
+        **common,
+    )
     rest = [
         entry.flow.to_deployment(
             name=entry.name,
@@ -91,11 +101,11 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
         )
         for entry in ENTRIES
     ]
-    return [cast(RunnerDeployment, deployment) for deployment in (watch, *rest)]
+    return [cast(RunnerDeployment, deployment) for deployment in (watch, garbage, *rest)]
 
 
 def register(settings: Settings, version: str) -> list[str]:
-    """Create or update pools and deployments; their names. Safe to repeat."""
+    """Create or update pools, deployments and automations; the names of the deployments. Safe to repeat."""
     with prefect_of(settings):
         return _register(settings, version)
 
@@ -112,6 +122,9 @@ def _register(settings: Settings, version: str) -> list[str]:
         deployment.apply()
         names.append(f"{deployment.flow_name}/{deployment.name}")
     refresh_forms(settings)
+    with get_client(sync_client=True) as client:
+        watch = client.read_deployment_by_name("watch-hub/schedule").id
+        apply_automations(client, automations(settings, watch))
     return names
 
 

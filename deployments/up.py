@@ -76,6 +76,8 @@ def prefects(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # Four of these without a word are a crash (tasks/lost.py, deployments/automations.py).
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
         "PREFECT_LOGGING_SETTINGS_PATH": str(LOGGING),  # strikes secrets out
         **({"PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "empelt"} if settings.log_format == "json" else {}),

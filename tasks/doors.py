@@ -38,7 +38,7 @@ def open_store() -> "ArtifactStore":
     """The artifact store of this host."""
     from tasks.store.artifacts import ArtifactStore
 
-    return ArtifactStore(settings().store)
+    return ArtifactStore(settings().store, quota_bytes=int(settings().store_quota_gib * 2**30))
 
 
 @lru_cache

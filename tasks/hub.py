@@ -113,7 +113,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
         ModelRefused: if what arrived is not what the Hub said: both digests are named.
     """
     store, logger = open_store(), get_run_logger()
-    if store.has(digest):
+    if store.use(digest):
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
     scratch = store.scratch(f"fetch-{digest[:12]}-{uuid4().hex[:8]}")
