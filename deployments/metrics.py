@@ -9,7 +9,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -20,6 +19,7 @@ from deployments.up import LEAST_FREE_BYTES
 from tasks.domain.due import JobStanding, plan_target
 from tasks.domain.errors import InputError, PipelineError
 from tasks.domain.models import Release
+from tasks.domain.records import PollState
 from tasks.doors import open_ledger, open_store
 from tasks.settings import Settings
 from tasks.standing import newest_served
@@ -75,6 +75,8 @@ class FromFacts(Collector):
         yield gauge("disk_size_bytes", "Size of the disk that the home lies on", total)
         yield gauge("disk_free_bytes", "What is free on it", free)
         yield gauge("disk_least_free_bytes", "With less free, `empelt up` does not start", LEAST_FREE_BYTES)
+        for name, gib in (("store", self._settings.store_quota_gib), ("download", self._settings.download_quota_gib)):
+            yield gauge(f"{name}_quota_bytes", "What it may take up; 0: as much as there is", gib * 2**30)
         sizes = [_size_of(store, digest) for digest in store.digests()]
         yield gauge("store_artifacts", "Artifacts in the store", len(sizes))
         yield gauge("store_bytes", "Their size", sum(sizes))
@@ -100,7 +102,7 @@ class FromFacts(Collector):
         yield took
         made = sum(len(times) for key, times in found.attempts.items() if key != WATCH)
         yield CounterMetricFamily("empelt_attempts", "Attempts at jobs", value=made)
-        yield CounterMetricFamily("empelt_watch_polls", "Watches begun", value=len(found.attempts.get(WATCH, [])))
+        yield from _polls(ledger.polls())
         channel = GaugeMetricFamily("empelt_channel_generation", "Wanted generation of a channel", labels=["channel"])
         yield labelled(channel, ((name, wanted) for name, (wanted, _) in found.generations.items()))
         visible = GaugeMetricFamily(
@@ -117,10 +119,6 @@ class FromFacts(Collector):
         with httpx.Client(base_url=f"{chosen.prefect_url}/api", auth=auth, timeout=5, trust_env=False) as api:
             runs = GaugeMetricFamily("empelt_watch_runs", "Runs of the watch that Prefect keeps", labels=["state"])
             yield labelled(runs, [(state.lower(), _count(api, state)) for state in WATCH_STATES])
-            good = _newest(api, "COMPLETED")
-            if good is not None:
-                age = (datetime.now(UTC) - good).total_seconds()
-                yield gauge("watch_good_poll_age_seconds", "Since a watch last came to its end", age)
 
 
 def registry_of(settings: Settings) -> CollectorRegistry:
@@ -170,6 +168,23 @@ def standings(found: LedgerFigures, max_attempts: int) -> Iterator[str]:
             yield row.standing
 
 
+def _polls(states: list[PollState]) -> Iterator[Metric]:
+    """How the watches of each family went."""
+    polls = CounterMetricFamily("empelt_watch_polls", "Watches, good and failed", labels=["family"])
+    failures = CounterMetricFamily("empelt_watch_failures", "Watches that failed", labels=["family"])
+    calls = CounterMetricFamily("empelt_watch_calls", "Requests to the source", labels=["family"])
+    good = GaugeMetricFamily(
+        "empelt_watch_good_poll_timestamp_seconds", "When the last good one ended", labels=["family"]
+    )
+    for state in states:
+        polls.add_metric([state.family], state.polls)
+        failures.add_metric([state.family], state.failures)
+        calls.add_metric([state.family], state.calls)
+        if state.good_at is not None:
+            good.add_metric([state.family], state.good_at.timestamp())
+    yield from (polls, failures, calls, good)
+
+
 def _size_of(store: ArtifactStore, digest: str) -> int:
     try:
         return sum(file.size for file in store.get(digest).files)
@@ -185,9 +200,3 @@ def _filter(state: str) -> dict[str, object]:
 
 def _count(api: httpx.Client, state: str) -> int:
     return int(api.post("/flow_runs/count", json=_filter(state)).raise_for_status().json())
-
-
-def _newest(api: httpx.Client, state: str) -> datetime | None:
-    wanted = {**_filter(state), "sort": "END_TIME_DESC", "limit": 1}
-    found = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
-    return datetime.fromisoformat(found[0]["end_time"]) if found else None

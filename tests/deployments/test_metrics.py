@@ -83,7 +83,7 @@ def test_an_empty_installation_has_figures() -> None:
     assert found["empelt_prefect_up", ""] == 0
     assert found["empelt_jobs", "due"] == 0
     assert found["empelt_store_bytes", ""] == 0
-    assert found["empelt_watch_polls_total", ""] == 0
+    assert not [name for name, _ in found if name.startswith("empelt_watch_polls")]
 
 
 def test_jobs_are_counted_as_the_watch_would_plan_them() -> None:
@@ -144,17 +144,26 @@ def test_a_channel_is_visible_when_the_gateway_has_said_so() -> None:
     assert scraped()[0]["empelt_channel_visible", "eu"] == 1
 
 
-def test_polls_are_counted_by_the_claims_of_the_watch_and_not_as_attempts_at_jobs() -> None:
+def test_watches_are_told_of_each_family_and_are_no_attempts_at_jobs() -> None:
+    ledger = open_ledger()
+    claim = ledger.claim(metrics.WATCH, owner="run:w", lease_seconds=60)
+    assert claim is not None
     assert metrics.WATCH == ledger_tasks.WATCH
-    for _ in range(3):
-        claim = open_ledger().claim(metrics.WATCH, owner="run:w", lease_seconds=60)
-        assert claim is not None
-        open_ledger().release(claim)
+    ledger.record_poll("tiny", NOW, 7)
+    ledger.record_poll("tiny", NOW + timedelta(minutes=10), 5, "the Hub does not answer")
+    ledger.record_poll("other", NOW, 2, "the Hub does not answer")
     found, _ = scraped()
-    assert (found["empelt_watch_polls_total", ""], found["empelt_attempts_total", ""]) == (3, 0)
+    assert found["empelt_attempts_total", ""] == 0
+    assert found["empelt_watch_polls_total", "tiny"] == 2
+    assert found["empelt_watch_failures_total", "tiny"] == found["empelt_watch_failures_total", "other"] == 1
+    assert found["empelt_watch_calls_total", "tiny"] == 12
+    assert found["empelt_watch_good_poll_timestamp_seconds", "tiny"] == pytest.approx(NOW.timestamp())
+    assert ("empelt_watch_good_poll_timestamp_seconds", "other") not in found
 
 
-def test_disk_and_store_are_measured(home: Path) -> None:
+def test_disk_and_store_are_measured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPELT_STORE_QUOTA_GIB", "1.5")
+    forget()
     folder = home / "made"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
@@ -163,6 +172,7 @@ def test_disk_and_store_are_measured(home: Path) -> None:
     found, _ = scraped()
     assert found["empelt_store_artifacts", ""] == 1
     assert found["empelt_store_bytes", ""] == 1002
+    assert (found["empelt_store_quota_bytes", ""], found["empelt_download_quota_bytes", ""]) == (1.5 * 2**30, 0)
     total, _, _ = shutil.disk_usage(home)
     assert found["empelt_disk_size_bytes", ""] == total
     assert 0 < found["empelt_disk_free_bytes", ""] < total
@@ -193,6 +203,7 @@ def rules() -> list[dict[str, Any]]:
 def test_every_metric_that_an_alert_names_is_one_that_we_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = open_ledger()
     ledger.agent_heartbeat()
+    ledger.record_poll("tiny", NOW, 1)
     ledger.switch_channel(
         "eu",
         digest="5" * 64,
