@@ -7,7 +7,7 @@ from prefect.states import Completed
 from tasks.cancelled import hold_cancelled
 from tasks.doors import open_catalog
 from tasks.forms import keep_forms
-from tasks.hub import find_releases
+from tasks.hub import find_releases, report_calls
 from tasks.ledger import WATCH, alone
 from tasks.overview import show_pages
 from tasks.plan import dispatch, plan_due, report_plan, room
@@ -27,6 +27,7 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         keep_forms()  # first: a run of a target that the form does not know yet would be refused
         families = open_catalog().families
         planned = [row for family in families for row in plan_due(family, find_releases(family, full_rescan))]
+        report_calls()
         rows = hold_cancelled(planned)
         due = [row for row in rows if row.standing == "due"][: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
