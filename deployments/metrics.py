@@ -16,15 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from deployments.up import LEAST_FREE_BYTES
-from tasks.domain.due import JobStanding, plan_target
 from tasks.domain.errors import InputError, PipelineError
-from tasks.domain.models import Release
-from tasks.domain.records import PollState
+from tasks.domain.records import JobFact, PollState
 from tasks.doors import open_ledger, open_store
 from tasks.settings import Settings
-from tasks.standing import newest_served
+from tasks.standing import rows_of, standings
 from tasks.store.artifacts import ArtifactStore
-from tasks.store.figures import LedgerFigures, figures
+from tasks.store.figures import figures
 
 logger = logging.getLogger(__name__)
 STANDINGS = ("due", "running", "waiting", "held", "exhausted")
@@ -91,7 +89,7 @@ class FromFacts(Collector):
         yield gauge("ledger_size_bytes", "Size of the ledger", found.size_bytes)
         yield gauge("merged_bytes", "Of every artifact ever made", found.made_bytes)
         jobs = GaugeMetricFamily("empelt_jobs", "Jobs that are not done, by where they stand", labels=["standing"])
-        counted = Counter(standings(found, self._settings.max_attempts))
+        counted = Counter(open_jobs())
         yield labelled(jobs, ((name, counted[name]) for name in STANDINGS))
         yield gauge("holds", "Everything that is held: jobs, releases, targets", len(ledger.holds()))
         took = SummaryMetricFamily(
@@ -100,7 +98,7 @@ class FromFacts(Collector):
         for outcome, one in found.ended.items():
             took.add_metric([outcome], count_value=one.jobs, sum_value=one.seconds)
         yield took
-        made = sum(len(times) for key, times in found.attempts.items() if key != WATCH)
+        made = sum(count for key, count in found.attempts.items() if key != WATCH)
         yield CounterMetricFamily("empelt_attempts", "Attempts at jobs", value=made)
         yield from _polls(ledger.polls())
         channel = GaugeMetricFamily("empelt_channel_generation", "Wanted generation of a channel", labels=["channel"])
@@ -128,44 +126,18 @@ def registry_of(settings: Settings) -> CollectorRegistry:
     return registry
 
 
-def standings(found: LedgerFigures, max_attempts: int) -> Iterator[str]:
-    """Where each recorded job stands that is not done; the same rules as the watch's, on figures read at once."""
-    ledger = open_ledger()
-    held, live = {hold.key for hold in ledger.holds()}, {claim.job_key for claim in ledger.live_claims()}
-    waiting = {wish.job_key for wish in ledger.awaiting_approval()}
-
-    def standing_of(key: str) -> JobStanding:
-        end, lifted = found.last_end.get(key), found.lifted.get(key)
-        if end in ("published", "rejected", "kept"):
-            return JobStanding(standing=end)
-        if key in waiting:
-            return JobStanding(standing="waiting")
-        if key in held:
-            return JobStanding(standing="held")
-        if key in live:
-            return JobStanding(standing="running")
-        made = [at for at in found.attempts.get(key, []) if lifted is None or at > lifted]
-        return JobStanding(standing="exhausted" if len(made) >= max_attempts else "open")
-
-    targets: dict[tuple[str, str, str], dict[str, tuple[str, Release]]] = {}
-    for fact in ledger.jobs():  # oldest first, so that the newest job of a release is the one that counts
-        job = fact.job
-        place = targets.setdefault((job.family, job.target, job.channel), {})
-        place[job.release.content_digest] = (fact.job_key, job.release)
+def open_jobs() -> Iterator[str]:
+    """Where each recorded job stands that is not done: as the watch would plan it now."""
+    facts = open_ledger().jobs()  # the newest job of each release and target
+    known = standings([fact.job_key for fact in facts])
+    targets: dict[tuple[str, str, str], dict[str, JobFact]] = {}
+    for fact in facts:
+        place = (fact.job.family, fact.job.target, fact.job.channel)
+        targets.setdefault(place, {})[fact.job.release.content_digest] = fact
     for (family, target, channel), jobs in targets.items():
-        releases = [release for _, release in jobs.values()]
-        live_state, newest = ledger.channel(channel), newest_served(channel, releases)
-        for row in plan_target(
-            family=family,
-            target=target,
-            channel=channel,
-            releases=releases,
-            live_since=newest.released_at if newest else None,
-            rolled_back=newest is not None and live_state is not None and live_state.release != newest.ref,
-            keys={digest: key for digest, (key, _) in jobs.items()},
-            standing_of=standing_of,
-        ):
-            yield row.standing
+        releases = [fact.job.release for fact in jobs.values()]
+        keys = {digest: fact.job_key for digest, fact in jobs.items()}
+        yield from (row.standing for row in rows_of(family, target, channel, releases, keys, known))
 
 
 def _polls(states: list[PollState]) -> Iterator[Metric]:

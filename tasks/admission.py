@@ -49,7 +49,15 @@ def examine(
         base = resolve(family.base)
     except ModelRefused as refusal:  # which must not stop the watch of the other families
         return recognise(state, rule, memory, now, Findings(refused=f"base: {refusal}"))
-    findings = look(open_source(), state.ref, base, architectures=family.architectures, released=released)
+    findings = look(
+        open_source(),
+        state.ref,
+        base,
+        architectures=family.architectures,
+        released=released,
+        tags=state.tags,
+        licences=family.licences,
+    )
     return recognise(state, rule, memory, now, findings)
 
 

@@ -61,6 +61,8 @@ def rows_of(
         known: how these jobs stand, where it has been asked for all targets at once.
     """
     live, newest = open_ledger().channel(channel), newest_served(channel, releases)
+    held = _release_holds(keys, releases)
+    stands = standings(keys.values()) if known is None else known
     return plan_target(
         family=family,
         target=target,
@@ -69,8 +71,20 @@ def rows_of(
         live_since=newest.released_at if newest else None,
         rolled_back=newest is not None and live is not None and live.release != newest.ref,
         keys=keys,
-        standing_of=(standings(keys.values()) if known is None else known).__getitem__,
+        standing_of=lambda key: _held_release(stands[key], held.get(key)),
     )
+
+
+def _release_holds(keys: Mapping[Digest, Digest], releases: Sequence[Release]) -> dict[Digest, str]:
+    """job_key -> why its release is held, of those that are: gated or vanished after they were put on record."""
+    holds = {hold.key: hold.reason for hold in open_ledger().holds()}
+    found = {keys[r.content_digest]: holds.get(f"release:{r.ref.repo_id}@{r.ref.revision}") for r in releases}
+    return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def _held_release(found: JobStanding, reason: str | None) -> JobStanding:
+    """A job that nothing has begun waits for as long as its release is held."""
+    return found if reason is None or found.standing != "open" else JobStanding(standing="held", reason=reason)
 
 
 def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
