@@ -109,7 +109,9 @@ def as_toml(settings: Settings) -> str:
         value = getattr(settings, name)
         if name in left_out or value == field.default or value is None:
             continue
-        lines.append(f"{name} = {json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)}")
+        lines.append(
+            f"{name} = {json.dumps(value if isinstance(value, int | float) else str(value), ensure_ascii=False)}"
+        )
     return "\n".join([*lines, 'catalog = "catalog"', ""])
 
 

@@ -231,8 +231,10 @@ def test_the_metrics_tell_of_what_happened(up: Up) -> None:
     }
     assert found["empelt_prefect_up", ""] == found["empelt_ledger_up", ""] == 1
     assert found["empelt_watch_runs", "completed"] >= 2
-    assert 0 <= found["empelt_watch_good_poll_age_seconds", ""] < 600
-    assert found["empelt_watch_polls_total", ""] >= 2
+    assert found["empelt_watch_good_poll_timestamp_seconds", "llama-tiny"] > time.time() - 600
+    assert found["empelt_watch_polls_total", "llama-tiny"] >= 2
+    assert found["empelt_watch_failures_total", "llama-tiny"] == 0
+    assert found["empelt_watch_calls_total", "llama-tiny"] >= 2
     assert found["empelt_attempts_total", ""] >= 1
     assert found["empelt_ledger_rows", "merges"] == 1
     assert found["empelt_store_artifacts", ""] == 4
