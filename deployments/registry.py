@@ -21,18 +21,20 @@ from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Interval
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import apply_automations, automations
 from flows.approve_release import approve_release
 from flows.backfill_base import backfill_base
+from flows.collect_garbage import collect_garbage
 from flows.merge_candidate import merge_candidate
 from flows.publish_model import publish_model
 from flows.remerge_release import remerge_release
 from flows.rollback_channel import rollback_channel
 from flows.watch_hub import watch_hub
 from tasks.forms import refresh_forms as refresh_forms
+from tasks.prefect_api import prefect_of
 from tasks.settings import Settings
 
 CONTROL, GPU = "control", "gpu"
@@ -81,6 +83,14 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
         tags=["empelt", "watch"],
         **common,
     )
+    garbage = collect_garbage.to_deployment(
+        name="nightly",
+        description="Removes artifacts that nothing refers to, half-done work of dead processes, the oldest reports.",
+        schedules=[Cron(settings.garbage_cron, timezone=settings.timezone, slug="nightly")],
+        work_pool_name=CONTROL,
+        tags=["empelt"],
+        **common,
+    )
     rest = [
         entry.flow.to_deployment(
             name=entry.name,
@@ -91,13 +101,12 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
         )
         for entry in ENTRIES
     ]
-    return [cast(RunnerDeployment, deployment) for deployment in (watch, *rest)]
+    return [cast(RunnerDeployment, deployment) for deployment in (watch, garbage, *rest)]
 
 
 def register(settings: Settings, version: str) -> list[str]:
-    """Create or update pools and deployments; their names. Safe to repeat."""
-    # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
+    """Create or update pools, deployments and automations; the names of the deployments. Safe to repeat."""
+    with prefect_of(settings):
         return _register(settings, version)
 
 
@@ -113,6 +122,9 @@ def _register(settings: Settings, version: str) -> list[str]:
         deployment.apply()
         names.append(f"{deployment.flow_name}/{deployment.name}")
     refresh_forms(settings)
+    with get_client(sync_client=True) as client:
+        watch = client.read_deployment_by_name("watch-hub/schedule").id
+        apply_automations(client, automations(settings, watch))
     return names
 
 
@@ -124,7 +136,7 @@ def crash_stray_runs(settings: Settings) -> int:
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     wanted, crashed = FlowRunFilter(state=FlowRunFilterState(type=states)), 0
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         while stray := client.read_flow_runs(flow_run_filter=wanted, limit=200):
             for run in stray:
                 ended = Cancelled if run.state and run.state.is_cancelling() else Crashed

@@ -1,4 +1,4 @@
-"""Where everything is on this host, from EMPELT_* variables.
+"""Where everything is on this host, from EMPELT_* variables and a file of settings (``tasks.settings_sources``).
 
 Flow runs are processes of their own: a worker passes its environment on, so the same variables reach every run.
 """
@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+
+from tasks.settings_access import Access
+from tasks.settings_layers import home_of_this_process
 
 ROOT = Path(__file__).resolve().parents[1]
 REMEMBERED = "installation.env"
@@ -16,10 +18,8 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(BaseSettings):
+class Settings(Access):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
-
-    model_config = SettingsConfigDict(env_prefix="EMPELT_", extra="ignore", frozen=True)
 
     home: Path = Path(".empelt")
     """Everything that is written on this host lies below it: store, ledger, Prefect's database, logs, sockets."""
@@ -28,16 +28,6 @@ class Settings(BaseSettings):
     """Comma-separated families that run here; they must be named, since each holds a GPU's worth of models."""
     targets: str = ""
     """Comma-separated targets that run here; all those of the families if empty."""
-    ledger_url: str = ""
-    """SQLAlchemy URL; a SQLite file in ``home`` if empty."""
-    hub_endpoint: str = "https://huggingface.co"
-    hub_token: SecretStr | None = None
-    """Read token for gated models. Only ever sent to ``hub_endpoint``."""
-    gateway_host: str = "127.0.0.1"
-    gateway_port: int = 8700
-    prefect_host: str = "127.0.0.1"
-    """Where the Prefect server answers; `empelt up` starts it on loopback."""
-    prefect_port: int = 4200
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
     device: Literal["cpu", "gpu"] = "cpu"
@@ -57,6 +47,23 @@ class Settings(BaseSettings):
     pending_seconds: int = Field(default=300, ge=30)
     """How long a dispatched run may wait for a worker before its job is given to another attempt."""
     max_attempts: int = Field(default=3, ge=1)
+    retry_seconds: int = Field(default=30, ge=0)
+    """A job whose attempt came to no end is tried again so long after that attempt began; four times as long after each
+    further one."""
+    silence_seconds: int = Field(default=900, ge=10)
+    """A merge or an evaluation that has told of no progress for this long is ended."""
+    store_quota_gib: float = Field(default=0, ge=0)
+    """What artifacts may take up together; 0: as much as the disk has. A job that would need more waits."""
+    download_quota_gib: float = Field(default=0, ge=0)
+    """What downloads and other half-done work may take up together; 0: as much as the disk has."""
+    garbage_cron: str = "30 4 * * *"
+    """When what nothing refers to any more is removed."""
+    garbage_grace_hours: float = Field(default=168, ge=1)
+    """An artifact is removed when nothing has referred to it for this long."""
+    keep_generations: int = Field(default=2, ge=1)
+    """So many artifacts that a channel served before are kept, for a roll-back."""
+    keep_reports: int = Field(default=100, ge=1)
+    """So many decision pages are kept as files for each target, the newest."""
     stage_deadline_seconds: int = 600
     evaluate_deadline_seconds: int = 14400
     visible_deadline_seconds: int = 120
@@ -83,6 +90,11 @@ class Settings(BaseSettings):
         return self.home / "logs"
 
     @property
+    def children(self) -> Path:
+        """Records of the child processes that flow runs on this host have."""
+        return self.run / "children"
+
+    @property
     def routes(self) -> Path:
         """The file that the agent writes and the gateway reads."""
         return self.run / "routes.json"
@@ -90,22 +102,12 @@ class Settings(BaseSettings):
     @property
     def ledger(self) -> str:
         """The ledger's URL."""
-        return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
-
-    @property
-    def gateway_url(self) -> str:
-        """Base address of the endpoint, without ``/v1``."""
-        return f"http://{self.gateway_host}:{self.gateway_port}"
+        return self.ledger_url.get_secret_value() if self.ledger_url else f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
     def command_prefix(self) -> str:
         """What a command line must begin with to mean this installation; "" for the one in the working folder."""
         return "" if self.home == Path.cwd() / ".empelt" else f"EMPELT_HOME={self.home} "
-
-    @property
-    def prefect_url(self) -> str:
-        """Address of the Prefect UI; its API is below ``/api``."""
-        return f"http://{self.prefect_host}:{self.prefect_port}"
 
     @property
     def family_names(self) -> tuple[str, ...]:
@@ -121,5 +123,4 @@ class Settings(BaseSettings):
 @lru_cache
 def settings() -> Settings:
     """This process's settings, read once: the environment, else what the installation in this home was started with."""
-    chosen = Settings()
-    return Settings(_env_file=chosen.home / REMEMBERED)
+    return Settings(_env_file=home_of_this_process(Settings) / REMEMBERED)
