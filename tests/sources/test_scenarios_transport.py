@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,31 @@ def test_503_burst_is_outlived_by_the_next_watch(lab: Lab) -> None:
         lab.watch()
     assert (doors.open_ledger().releases(FAMILY), lab.holds()) == ([], {})
     assert list(lab.watch().values()) == [f"instruct-v1@{sha}"]
+
+
+CALLS: dict[str, Callable[[HubSource, ModelRef, Path], object]] = {
+    "list": lambda source, ref, _: source.list_organisation(ref.repo_id.split("/")[0]),
+    "state": lambda source, ref, _: source.state(ref.repo_id),
+    "resolve": lambda source, ref, _: source.resolve(ref.repo_id),
+    "files": lambda source, ref, _: source.files(ref),
+    "file": lambda source, ref, _: source.read_small(ref, "config.json", 10_000),
+    "header": lambda source, ref, _: source.read_header(ref, FIRST),
+    "range": lambda source, ref, _: source.read_range(ref, FIRST, 10, 10),
+    "fetch": lambda source, ref, into: source.fetch(ref, into / "there", paths=["config.json"]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_that_hangs_is_given_up_and_tried_again(lab: Lab, tmp_path: Path, name: str) -> None:
+    ref = ModelRef(repo_id=lab.repo("instruct-v1"), revision=lab.push("instruct-v1"))
+    source = HubSource(lab.hub.endpoint, timeout_seconds=0.5)
+    lab.hub.pull("failures", fault="silent", seconds=5, path="/resolve/" if name == "fetch" else "")
+    lab.hub.pull("requests")
+    assert CALLS[name](source, ref, tmp_path)
+    # A download is the client's own: it gives up after the time that we name, and tries again by itself.
+    assert source.calls.refused == (0 if name == "fetch" else 1)
+    asked = [(seen["method"], seen["path"]) for seen in lab.hub.answered()]
+    assert len(asked) > len(set(asked))  # the same once more
 
 
 def test_a_poll_states_its_calls_against_the_published_limits(lab: Lab) -> None:
