@@ -116,7 +116,7 @@ def ensure_live(matrix: Matrix) -> None:
     if matrix.ledger.channel(CHANNELS[AUTO]) is None:
         begin, reached = release(matrix)
         begin()
-        settle(matrix, reached, lambda: watch(matrix))
+        wait(reached, END_SECONDS, "the first release", 1)
 
 
 Scenario = tuple[Callable[[], None], Callable[[], Any]]

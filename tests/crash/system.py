@@ -87,7 +87,7 @@ class Matrix:
             "EMPELT_NIGHTLY_CRON": "0 0 1 1 *",
             "EMPELT_SETTLE_SECONDS": "0",
             "EMPELT_LEASE_SECONDS": "20",
-            "EMPELT_PENDING_SECONDS": "30",
+            "EMPELT_PENDING_SECONDS": "120",
             "EMPELT_RETRY_SECONDS": "0",
             "EMPELT_MAX_ATTEMPTS": "8",
             "EMPELT_CRASH_AT": str(self.plan),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from tasks.domain.errors import InputError
 from tasks.domain.records import InstanceStatus
 from tasks.store import database
 from tasks.store.ledger import Ledger
@@ -126,4 +127,8 @@ def test_a_killed_write_is_there_whole_or_not_at_all(name: str, when: str, url: 
         assert json.loads((tmp_path / "plan.json.1.fired").read_text())["victim_pid"] == child
         now = contents(url)
         assert (now == was) is (when == "before")
-        call(ledger, given)  # nothing is locked, and the same again is no harm
+        if (name, when) == ("decide", "after"):  # the one write that must not be made twice says so
+            with pytest.raises(InputError, match="published by me"):
+                call(ledger, given)
+        else:
+            call(ledger, given)  # nothing is locked, and the same again does no harm
