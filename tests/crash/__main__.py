@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--sample", type=int, help="so many rows, covering every victim")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rows", help="only rows whose name contains this")
+    parser.add_argument("--rows", help="only rows whose name contains one of these, comma-separated")
     parser.add_argument("--database", choices=("both", "sqlite", "postgresql"), default="both")
     parser.add_argument("--every", action="store_true", help="every row on every database, not dealt out")
     parser.add_argument("--home", type=Path, default=ROOT / ".empelt" / "crash")
@@ -38,7 +38,7 @@ def main() -> int:
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     chosen = sampled(asked.sample, asked.seed) if asked.sample else rows()
-    chosen = [row for row in chosen if not asked.rows or asked.rows in row.name]
+    chosen = [row for row in chosen if not asked.rows or any(part in row.name for part in asked.rows.split(","))]
     if asked.list:
         sys.stdout.write("".join(f"{row.name:44} {row.victim:16} {row.scenario}\n" for row in chosen))
         return 0

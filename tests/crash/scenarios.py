@@ -12,8 +12,8 @@ ROWS_AT_ONCE = 4
 """Kills that one release lives through. Each may cost an attempt, so an installation of the matrix allows for more."""
 HELP_AFTER_SECONDS = 20.0
 """When nothing goes on for so long, the watch is started as its schedule would start it."""
-END_SECONDS = 420.0
-"""For one release with all its kills; on a machine with nothing else to do it takes a fourth of that."""
+END_SECONDS = 900.0
+"""For one release with all its kills; on a machine with nothing else to do it takes a tenth of that."""
 
 
 class Outcome(NamedTuple):
@@ -103,7 +103,7 @@ def settle(matrix: Matrix, reached: Callable[[], Any], again: Callable[[], None]
             idle_since = time.monotonic()
         elif reached() and not looked:
             watch(matrix)  # what the last run left, the next watch takes away
-            wait(lambda: matrix.active_runs("watch-hub"), 60, "one more watch", 0.1)
+            wait(lambda: matrix.active_runs("watch-hub"), 180, "one more watch", 0.1)
             looked = True
         elif time.monotonic() - idle_since > HELP_AFTER_SECONDS:
             idle_since = time.monotonic()
