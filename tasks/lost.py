@@ -31,7 +31,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from tasks.domain.due import PlanRow
 from tasks.domain.records import Claim
 from tasks.domain.words import moment
 from tasks.doors import open_ledger, open_store
@@ -42,8 +41,6 @@ TAG = "empelt"
 """Every deployment of ours has it; runs of others on a shared server are none of our business."""
 SILENT_SECONDS = 240
 """Four heartbeats of a flow run, as `empelt up` sets them."""
-SLOWER = 4
-"""Each pause before a further attempt is so many times as long as the one before."""
 
 
 @task(name="find-lost", cache_policy=NO_CACHE)
@@ -69,23 +66,6 @@ def give_back_ended(key: str) -> bool:
         return any(_give_back(client, claim) for claim in held)
 
 
-def not_before(row: PlanRow) -> datetime | None:
-    """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
-    ledger = open_ledger()
-    since = ledger.lifted_at(row.job_key)
-    made = [one.at for one in ledger.attempts_of(row.job_key) if since is None or one.at > since]
-    if not made:
-        return None
-    return made[-1] + timedelta(seconds=settings().retry_seconds * SLOWER ** (len(made) - 1))
-
-
-def rested(rows: list[PlanRow]) -> list[PlanRow]:
-    """The due rows that may be dispatched now: not those whose last attempt has only just come to no end."""
-    now = _now()
-    due = [row for row in rows if row.standing == "due"]
-    return [row for row in due if (earliest := not_before(row)) is None or earliest <= now]
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -93,18 +73,25 @@ def _now() -> datetime:
 def _lost_runs(client: SyncPrefectClient) -> Iterator[tuple[FlowRun, str]]:
     """Runs that will never go on by themselves, and why that is so."""
     now, patience = _now(), timedelta(seconds=settings().pending_seconds)
-    fences = {(claim.job_key, claim.fence) for claim in open_ledger().live_claims()}
+    live = open_ledger().live_claims()
+    fences, owners = {(claim.job_key, claim.fence) for claim in live}, {claim.owner for claim in live}
+
+    def holds(run: FlowRun) -> bool:
+        ticket = run.parameters.get("claim") or {}
+        return f"run:{run.id}" in owners or (ticket.get("job_key"), ticket.get("fence")) in fences
+
     for run in _runs(client, StateType.RUNNING, StateType.CANCELLING):
-        if str(run.id) != flow_run.get_id() and (heard := _last_heard(client, run)) is not None:
-            if now - heard > timedelta(seconds=SILENT_SECONDS):
-                yield run, f"no heartbeat since {moment(heard)}: its process is gone"
+        # While the server was away heartbeats were lost; a claim is renewed past it, by the run itself.
+        if str(run.id) == flow_run.get_id() or holds(run) or (heard := _last_heard(client, run)) is None:
+            continue
+        if now - heard > timedelta(seconds=SILENT_SECONDS):
+            yield run, f"no heartbeat since {moment(heard)}: its process is gone"
     for run in _runs(client, StateType.PENDING):
         if run.state and now - run.state.timestamp > patience:
             yield run, f"pending since {moment(run.state.timestamp)}: whoever took it up is gone"
     for run in _runs(client, StateType.SCHEDULED):
-        ticket = run.parameters.get("claim") or {}
         waited = run.expected_start_time is not None and now - run.expected_start_time > patience
-        if ticket and waited and (ticket.get("job_key"), ticket.get("fence")) not in fences:
+        if run.parameters.get("claim") and waited and not holds(run):
             yield run, f"no worker has taken it up within {patience.seconds} s; its job is free for another attempt"
 
 

@@ -120,6 +120,22 @@ def test_a_run_that_still_beats_is_no_zombie(
     assert state_of(client, run) == "RUNNING"
 
 
+def test_a_run_that_renews_its_claim_is_no_zombie_although_its_heartbeats_were_lost(
+    client: "SyncPrefectClient", start: "Callable[..., FlowRun]", ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Running
+
+    run = start(Running())
+    claim = ledger.claim(JOB, owner=f"run:{run.id}", lease_seconds=300)
+    assert claim is not None
+    an_hour_later(monkeypatch)
+    assert look(monkeypatch) == []
+    assert state_of(client, run) == "RUNNING"
+    ledger.release(claim)
+    look(monkeypatch)
+    assert state_of(client, run) == "CRASHED"
+
+
 def test_the_claim_of_a_run_that_crashed_is_given_back_at_once(
     client: "SyncPrefectClient",
     start: "Callable[..., FlowRun]",
@@ -172,7 +188,7 @@ def test_a_late_run_whose_job_went_to_another_attempt_is_a_crash(
 
 
 def test_pauses_between_attempts_grow_and_a_persons_retry_ends_them(ledger: Ledger) -> None:
-    from tasks.lost import not_before, rested
+    from tasks.standing import not_before, rested
 
     ref = ModelRef(repo_id="lab/x", revision="1" * 40)
     now = datetime.now(UTC)
