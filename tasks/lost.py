@@ -2,6 +2,7 @@
 
     a run whose process ended           the worker says Crashed; its job's claim is given back here at once
     a zombie: Running, no heartbeat     marked Crashed (the automation does the same, where its events came through)
+    a subflow run whose parent run has ended                                                    marked Crashed
     stuck in Pending, or Late for a job that another attempt has taken over                     marked Crashed
     a claim whose dispatcher died before it made a run                                          given back
     children and scratch folders of runs that are gone                                          ended, removed
@@ -21,6 +22,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterIdempotencyKey,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -49,7 +51,7 @@ def find_lost() -> list[str]:
     told = [f"ended {name}: its run is gone" for name in end_orphans(settings().children)]
     told += [f"removed {path.name}: the process that wrote it is gone" for path in open_store().drop_orphans()]
     with get_client(sync_client=True) as client:
-        for run, why in _lost_runs(client):
+        for run, why in (*_lost_runs(client), *_orphans(client)):
             ended = Cancelled if run.state and run.state.is_cancelling() else Crashed
             client.set_flow_run_state(run.id, ended(message=why), force=True)
             told.append(f"{run.name}: {why}")
@@ -95,6 +97,19 @@ def _lost_runs(client: SyncPrefectClient) -> Iterator[tuple[FlowRun, str]]:
             yield run, f"no worker has taken it up within {patience.seconds} s; its job is free for another attempt"
 
 
+def _orphans(client: SyncPrefectClient) -> Iterator[tuple[FlowRun, str]]:
+    """Subflow runs that were in the process of a run that has ended: no worker knows them, so nobody says Crashed."""
+    unended = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    inside = FlowRunFilter(state=unended, parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=False))
+    for run in client.read_flow_runs(flow_run_filter=inside, limit=200):
+        if run.deployment_id is not None or run.parent_task_run_id is None:
+            continue
+        above = client.read_task_run(run.parent_task_run_id).flow_run_id
+        parent = client.read_flow_run(above) if above else None
+        if parent and TAG in parent.tags and parent.state and parent.state.is_final():
+            yield run, f"its parent run ended as {parent.state.name}"
+
+
 def _runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
     return client.read_flow_runs(
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
@@ -108,10 +123,8 @@ def _last_heard(client: SyncPrefectClient, run: FlowRun) -> datetime | None:
     begun = run.state.timestamp if run.state else None
     if begun is None or _now() - begun < timedelta(seconds=SILENT_SECONDS):
         return None
-    asked = EventFilter(
-        event=EventNameFilter(prefix=["prefect.flow-run."]),
-        resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
-    )
+    run_id = EventResourceFilter(id=[f"prefect.flow-run.{run.id}"])
+    asked = EventFilter(event=EventNameFilter(prefix=["prefect.flow-run."]), resource=run_id)
     found = client.read_events(asked, limit=1).events  # the newest first
     return max(begun, found[0].occurred) if found else begun
 

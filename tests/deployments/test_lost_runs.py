@@ -220,3 +220,33 @@ def test_environment_of_an_installation_makes_runs_beat_four_times_before_they_c
 
     assert int(prefects(settings)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) * 4 == SILENT_SECONDS
     assert os.environ["EMPELT_HOME"] == str(settings.home)
+
+
+def test_a_subflow_run_whose_parent_has_ended_is_a_crash(
+    client: "SyncPrefectClient", start: "Callable[..., FlowRun]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Crashed, Running
+
+    from flows.publish_model import publish_model
+
+    subflows = {}
+    for name, state in (("of a dead one", Crashed()), ("of a living one", Running())):
+        parent = start(state)
+        step = client.create_task_run(_step(), flow_run_id=parent.id, dynamic_key="publish-model-0", state=Running())
+        subflows[name] = client.create_flow_run(
+            publish_model, parameters={}, parent_task_run_id=step.id, state=Running()
+        )
+    (told,) = look(monkeypatch)
+    assert told.endswith("its parent run ended as Crashed")
+    found = {name: state_of(client, run) for name, run in subflows.items()}
+    assert found == {"of a dead one": "CRASHED", "of a living one": "RUNNING"}
+
+
+def _step() -> Any:
+    from prefect import task
+
+    @task
+    def step() -> None:
+        """Stands for the subflow in its parent's graph."""
+
+    return step
