@@ -10,8 +10,8 @@ from tests.crash.system import ASKED, AUTO, CHANNELS, ORGANIZATION, Caller, Matr
 
 ROWS_AT_ONCE = 4
 """Kills that one release lives through. Each may cost an attempt, so an installation of the matrix allows for more."""
-HELP_AFTER_SECONDS = 20.0
-"""When nothing goes on for so long, the watch is started as its schedule would start it."""
+HELP_AFTER_SECONDS = 15.0
+"""The watch is started so often, as its schedule would start it."""
 END_SECONDS = 900.0
 """For one release with all its kills; on a machine with nothing else to do it takes a tenth of that."""
 
@@ -91,23 +91,19 @@ def watch(matrix: Matrix) -> None:
 
 def settle(matrix: Matrix, reached: Callable[[], Any], again: Callable[[], None]) -> None:
     """Until the end is reached and all has come to rest, one more watch included."""
-    deadline, idle_since = time.monotonic() + END_SECONDS, time.monotonic()
+    deadline, helped = time.monotonic() + END_SECONDS, time.monotonic()
     looked = False
     while True:
-        still = busy(matrix)
-        if reached() and looked and not still:
+        still, end = busy(matrix), reached()
+        if end and looked and not still:
             return
         if time.monotonic() > deadline:
-            raise Stuck(f"no end after {END_SECONDS:.0f} s: reached {bool(reached())}; {'; '.join(still) or 'at rest'}")
-        if matrix.active_runs():
-            idle_since = time.monotonic()
-        elif reached() and not looked:
-            watch(matrix)  # what the last run left, the next watch takes away
-            wait(lambda: matrix.active_runs("watch-hub"), 180, "one more watch", 0.1)
-            looked = True
-        elif time.monotonic() - idle_since > HELP_AFTER_SECONDS:
-            idle_since = time.monotonic()
-            watch(matrix) if reached() else again()
+            raise Stuck(f"no end after {END_SECONDS:.0f} s: reached {bool(end)}; {'; '.join(still) or 'at rest'}")
+        if time.monotonic() - helped > HELP_AFTER_SECONDS and not matrix.active_runs("watch-hub"):
+            helped = time.monotonic()
+            # What the last run has left, the next watch takes away; one that says Running and is not, too.
+            watch(matrix) if end or matrix.active_runs() else again()
+            looked = bool(end)
         time.sleep(0.5)
 
 
