@@ -2,6 +2,7 @@
 
     a run whose process ended           the worker says Crashed; its job's claim is given back here at once
     a zombie: Running, no heartbeat     marked Crashed (the automation does the same, where its events came through)
+    a subflow run whose parent run has ended                                                    marked Crashed
     stuck in Pending, or Late for a job that another attempt has taken over                     marked Crashed
     a claim whose dispatcher died before it made a run                                          given back
     children and scratch folders of runs that are gone                                          ended, removed
@@ -21,6 +22,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterIdempotencyKey,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -31,7 +33,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from tasks.domain.due import PlanRow
 from tasks.domain.records import Claim
 from tasks.domain.words import moment
 from tasks.doors import open_ledger, open_store
@@ -42,8 +43,6 @@ TAG = "empelt"
 """Every deployment of ours has it; runs of others on a shared server are none of our business."""
 SILENT_SECONDS = 240
 """Four heartbeats of a flow run, as `empelt up` sets them."""
-SLOWER = 4
-"""Each pause before a further attempt is so many times as long as the one before."""
 
 
 @task(name="find-lost", cache_policy=NO_CACHE)
@@ -52,7 +51,7 @@ def find_lost() -> list[str]:
     told = [f"ended {name}: its run is gone" for name in end_orphans(settings().children)]
     told += [f"removed {path.name}: the process that wrote it is gone" for path in open_store().drop_orphans()]
     with get_client(sync_client=True) as client:
-        for run, why in _lost_runs(client):
+        for run, why in (*_lost_runs(client), *_orphans(client)):
             ended = Cancelled if run.state and run.state.is_cancelling() else Crashed
             client.set_flow_run_state(run.id, ended(message=why), force=True)
             told.append(f"{run.name}: {why}")
@@ -62,21 +61,11 @@ def find_lost() -> list[str]:
     return told
 
 
-def not_before(row: PlanRow) -> datetime | None:
-    """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
-    ledger = open_ledger()
-    since = ledger.lifted_at(row.job_key)
-    made = [one.at for one in ledger.attempts_of(row.job_key) if since is None or one.at > since]
-    if not made:
-        return None
-    return made[-1] + timedelta(seconds=settings().retry_seconds * SLOWER ** (len(made) - 1))
-
-
-def rested(rows: list[PlanRow]) -> list[PlanRow]:
-    """The due rows that may be dispatched now: not those whose last attempt has only just come to no end."""
-    now = _now()
-    due = [row for row in rows if row.standing == "due"]
-    return [row for row in due if (earliest := not_before(row)) is None or earliest <= now]
+def give_back_ended(key: str) -> bool:
+    """Give back the claim on ``key`` if the run that holds it has ended; whether that was so."""
+    with get_client(sync_client=True) as client:
+        held = [claim for claim in open_ledger().live_claims() if claim.job_key == key]
+        return any(_give_back(client, claim) for claim in held)
 
 
 def _now() -> datetime:
@@ -86,19 +75,39 @@ def _now() -> datetime:
 def _lost_runs(client: SyncPrefectClient) -> Iterator[tuple[FlowRun, str]]:
     """Runs that will never go on by themselves, and why that is so."""
     now, patience = _now(), timedelta(seconds=settings().pending_seconds)
-    fences = {(claim.job_key, claim.fence) for claim in open_ledger().live_claims()}
+    live = open_ledger().live_claims()
+    fences, owners = {(claim.job_key, claim.fence) for claim in live}, {claim.owner for claim in live}
+
+    def holds(run: FlowRun) -> bool:
+        ticket = run.parameters.get("claim") or {}
+        return f"run:{run.id}" in owners or (ticket.get("job_key"), ticket.get("fence")) in fences
+
     for run in _runs(client, StateType.RUNNING, StateType.CANCELLING):
-        if str(run.id) != flow_run.get_id() and (heard := _last_heard(client, run)) is not None:
-            if now - heard > timedelta(seconds=SILENT_SECONDS):
-                yield run, f"no heartbeat since {moment(heard)}: its process is gone"
+        # While the server was away heartbeats were lost; a claim is renewed past it, by the run itself.
+        if str(run.id) == flow_run.get_id() or holds(run) or (heard := _last_heard(client, run)) is None:
+            continue
+        if now - heard > timedelta(seconds=SILENT_SECONDS):
+            yield run, f"no heartbeat since {moment(heard)}: its process is gone"
     for run in _runs(client, StateType.PENDING):
         if run.state and now - run.state.timestamp > patience:
             yield run, f"pending since {moment(run.state.timestamp)}: whoever took it up is gone"
     for run in _runs(client, StateType.SCHEDULED):
-        ticket = run.parameters.get("claim") or {}
         waited = run.expected_start_time is not None and now - run.expected_start_time > patience
-        if ticket and waited and (ticket.get("job_key"), ticket.get("fence")) not in fences:
+        if run.parameters.get("claim") and waited and not holds(run):
             yield run, f"no worker has taken it up within {patience.seconds} s; its job is free for another attempt"
+
+
+def _orphans(client: SyncPrefectClient) -> Iterator[tuple[FlowRun, str]]:
+    """Subflow runs that were in the process of a run that has ended: no worker knows them, so nobody says Crashed."""
+    unended = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    inside = FlowRunFilter(state=unended, parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=False))
+    for run in client.read_flow_runs(flow_run_filter=inside, limit=200):
+        if run.deployment_id is not None or run.parent_task_run_id is None:
+            continue
+        above = client.read_task_run(run.parent_task_run_id).flow_run_id
+        parent = client.read_flow_run(above) if above else None
+        if parent and TAG in parent.tags and parent.state and parent.state.is_final():
+            yield run, f"its parent run ended as {parent.state.name}"
 
 
 def _runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
@@ -114,10 +123,8 @@ def _last_heard(client: SyncPrefectClient, run: FlowRun) -> datetime | None:
     begun = run.state.timestamp if run.state else None
     if begun is None or _now() - begun < timedelta(seconds=SILENT_SECONDS):
         return None
-    asked = EventFilter(
-        event=EventNameFilter(prefix=["prefect.flow-run."]),
-        resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
-    )
+    run_id = EventResourceFilter(id=[f"prefect.flow-run.{run.id}"])
+    asked = EventFilter(event=EventNameFilter(prefix=["prefect.flow-run."]), resource=run_id)
     found = client.read_events(asked, limit=1).events  # the newest first
     return max(begun, found[0].occurred) if found else begun
 

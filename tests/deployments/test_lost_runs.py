@@ -120,6 +120,22 @@ def test_a_run_that_still_beats_is_no_zombie(
     assert state_of(client, run) == "RUNNING"
 
 
+def test_a_run_that_renews_its_claim_is_no_zombie_although_its_heartbeats_were_lost(
+    client: "SyncPrefectClient", start: "Callable[..., FlowRun]", ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Running
+
+    run = start(Running())
+    claim = ledger.claim(JOB, owner=f"run:{run.id}", lease_seconds=300)
+    assert claim is not None
+    an_hour_later(monkeypatch)
+    assert look(monkeypatch) == []
+    assert state_of(client, run) == "RUNNING"
+    ledger.release(claim)
+    look(monkeypatch)
+    assert state_of(client, run) == "CRASHED"
+
+
 def test_the_claim_of_a_run_that_crashed_is_given_back_at_once(
     client: "SyncPrefectClient",
     start: "Callable[..., FlowRun]",
@@ -172,7 +188,7 @@ def test_a_late_run_whose_job_went_to_another_attempt_is_a_crash(
 
 
 def test_pauses_between_attempts_grow_and_a_persons_retry_ends_them(ledger: Ledger) -> None:
-    from tasks.lost import not_before, rested
+    from tasks.standing import not_before, rested
 
     ref = ModelRef(repo_id="lab/x", revision="1" * 40)
     now = datetime.now(UTC)
@@ -204,3 +220,33 @@ def test_environment_of_an_installation_makes_runs_beat_four_times_before_they_c
 
     assert int(prefects(settings)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) * 4 == SILENT_SECONDS
     assert os.environ["EMPELT_HOME"] == str(settings.home)
+
+
+def test_a_subflow_run_whose_parent_has_ended_is_a_crash(
+    client: "SyncPrefectClient", start: "Callable[..., FlowRun]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Crashed, Running
+
+    from flows.publish_model import publish_model
+
+    subflows = {}
+    for name, state in (("of a dead one", Crashed()), ("of a living one", Running())):
+        parent = start(state)
+        step = client.create_task_run(_step(), flow_run_id=parent.id, dynamic_key="publish-model-0", state=Running())
+        subflows[name] = client.create_flow_run(
+            publish_model, parameters={}, parent_task_run_id=step.id, state=Running()
+        )
+    (told,) = look(monkeypatch)
+    assert told.endswith("its parent run ended as Crashed")
+    found = {name: state_of(client, run) for name, run in subflows.items()}
+    assert found == {"of a dead one": "CRASHED", "of a living one": "RUNNING"}
+
+
+def _step() -> Any:
+    from prefect import task
+
+    @task
+    def step() -> None:
+        """Stands for the subflow in its parent's graph."""
+
+    return step
