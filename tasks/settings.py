@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from tasks.settings_layers import Layered, home_of_this_process
+from tasks.settings_layers import home_of_this_process
+from tasks.settings_limits import LimitSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 REMEMBERED = "installation.env"
@@ -17,7 +18,7 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(Layered):
+class Settings(LimitSettings):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
 
     home: Path = Path(".empelt")
@@ -78,21 +79,6 @@ class Settings(Layered):
     further one."""
     silence_seconds: int = Field(default=900, ge=10)
     """A merge or an evaluation that has told of no progress for this long is ended."""
-    store_quota_gib: float = Field(default=0, ge=0)
-    """What artifacts may take up together; 0: as much as the disk has. A job that would need more waits."""
-    download_quota_gib: float = Field(default=0, ge=0)
-    """What downloads and other half-done work may take up together; 0: as much as the disk has."""
-    garbage_cron: str = "30 4 * * *"
-    """When what nothing refers to any more is removed."""
-    garbage_grace_hours: float = Field(default=168, ge=1)
-    """An artifact is removed when nothing has referred to it for this long."""
-    keep_generations: int = Field(default=2, ge=1)
-    """So many artifacts that a channel served before are kept, for a roll-back."""
-    keep_reports: int = Field(default=100, ge=1)
-    """So many decision pages are kept as files for each target, the newest."""
-    stage_deadline_seconds: int = 600
-    evaluate_deadline_seconds: int = 14400
-    visible_deadline_seconds: int = 120
 
     @field_validator("home", "catalog", "serving_python", mode="after")
     @classmethod
