@@ -8,10 +8,10 @@ from prefect.logging import get_run_logger
 from tasks.admission import ruled
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
-from tasks.domain.jobs import ClaimTicket, run_name
+from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
-from tasks.jobs import build_job
+from tasks.jobs import build_job, job_keys, once
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
@@ -24,21 +24,23 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
     releases = ruled(family, releases)
+    seen, look = ledger.glance(family_name), once()
     rows: list[PlanRow] = []
+    fresh: list[Job] = []
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
-            jobs = [build_job(family, name, release) for release in releases]
+            keys = job_keys(family, name, releases, look)
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
             continue
-        if any(hold.key == key for hold in ledger.holds()):
+        if key in seen.holds:
             ledger.release_hold(key, "its models are there again")
-        for job in jobs:
-            ledger.record_job(job)
-        keys = {job.release.content_digest: job.key for job in jobs}
-        rows += rows_of(family_name, name, target.channel, releases, keys)
+        new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
+        fresh += [build_job(family, name, release, look) for release in new]
+        rows += rows_of(family_name, name, target.channel, releases, keys, seen)
+    ledger.record_jobs(fresh)
     return rows
 
 

@@ -1,12 +1,17 @@
 """Where a job stands, by the ledger alone: no Prefect here, so that the command and the pages can ask too."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from tasks.domain.due import JobStanding, PlanRow, plan_target
+from tasks.domain.due import JobStanding, PlanRow, plan_target, stands
 from tasks.domain.models import Digest, Release
 from tasks.domain.records import Hold, JobFact
 from tasks.doors import open_ledger
 from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from tasks.store.glance import Glance
 
 LEAST_DIGITS = 6
 """Of a job's key; fewer could mean several."""
@@ -15,23 +20,38 @@ LEAST_DIGITS = 6
 def standing(key: Digest) -> JobStanding:
     """What the ledger knows about a job. A person's retry makes its attempts count anew."""
     ledger = open_ledger()
-    end = ledger.job_end(key)
-    if end is not None and end.outcome in ("published", "rejected", "kept"):
-        return JobStanding(standing=end.outcome, reason=end.reason)
-    if (asked := ledger.approval(key)) and asked.state == "waiting":
-        return JobStanding(standing="waiting", reason=f"waits for approval since {asked.at:%Y-%m-%d %H:%M} UTC")
-    if hold := next((h for h in ledger.holds() if h.key == key), None):
-        return JobStanding(standing="held", reason=hold.reason)
-    if claim := next((c for c in ledger.live_claims() if c.job_key == key), None):
-        return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
-    if (made := ledger.attempts(key, ledger.lifted_at(key))) >= settings().max_attempts:
-        why = end.reason if end else "no attempt came to an end"
-        return JobStanding(standing="exhausted", reason=f"{made} attempts: {why}")
-    return JobStanding(standing="open")
+    end, asked = ledger.job_end(key), ledger.approval(key)
+    hold = next((h for h in ledger.holds() if h.key == key), None)
+    claim = next((c for c in ledger.live_claims() if c.job_key == key), None)
+    return stands(
+        end=(end.outcome, end.reason) if end else None,
+        waiting=asked.at if asked and asked.state == "waiting" else None,
+        hold=hold.reason if hold else None,
+        claim=(claim.attempt, claim.owner) if claim else None,
+        attempts=ledger.attempts(key, ledger.lifted_at(key)),
+        most_attempts=settings().max_attempts,
+    )
+
+
+def standing_in(seen: "Glance", key: Digest) -> JobStanding:
+    """The same for one of many jobs, from what was read about all of them at once."""
+    return stands(
+        end=seen.ends.get(key),
+        waiting=seen.waiting.get(key),
+        hold=seen.holds.get(key),
+        claim=seen.claims.get(key),
+        attempts=seen.attempts.get(key, 0),
+        most_attempts=settings().max_attempts,
+    )
 
 
 def rows_of(
-    family: str, target: str, channel: str, releases: Sequence[Release], keys: Mapping[Digest, Digest]
+    family: str,
+    target: str,
+    channel: str,
+    releases: Sequence[Release],
+    keys: Mapping[Digest, Digest],
+    seen: "Glance | None" = None,
 ) -> list[PlanRow]:
     """What is to be done about each of ``releases`` for one target, newest first; the watch and every page ask this.
 
@@ -41,6 +61,7 @@ def rows_of(
         channel: where it is served.
         releases: those on record for the family.
         keys: content digest of a release -> its job_key for this target.
+        seen: what is known about all jobs of the family, where many are asked about; else each is asked for.
     """
     live, newest = open_ledger().channel(channel), newest_served(channel, releases)
     return plan_target(
@@ -51,7 +72,7 @@ def rows_of(
         live_since=newest.released_at if newest else None,
         rolled_back=newest is not None and live is not None and live.release != newest.ref,
         keys=keys,
-        standing_of=standing,
+        standing_of=partial(standing_in, seen) if seen is not None else standing,
     )
 
 

@@ -2,6 +2,7 @@
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
                 never changed
+    at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, channels.py, serving.py
     below       database.py (transactions, schema), tables.py, migrations/
 
@@ -19,6 +20,7 @@ from tasks.store.channels import Channels
 from tasks.store.claims import Claims
 from tasks.store.database import connect, migrate, utc_now
 from tasks.store.facts import Merged, ModelFacts
+from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.serving import Serving
@@ -26,7 +28,7 @@ from tasks.store.serving import Serving
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Claims, Channels, Serving):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod
