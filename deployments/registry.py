@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import apply_automations, automations
 from flows.approve_release import approve_release
 from flows.backfill_base import backfill_base
 from flows.merge_candidate import merge_candidate
@@ -95,7 +96,7 @@ def deployments(settings: Settings, version: str) -> list[RunnerDeployment]:
 
 
 def register(settings: Settings, version: str) -> list[str]:
-    """Create or update pools and deployments; their names. Safe to repeat."""
+    """Create or update pools, deployments and automations; the names of the deployments. Safe to repeat."""
     # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
         return _register(settings, version)
@@ -113,6 +114,9 @@ def _register(settings: Settings, version: str) -> list[str]:
         deployment.apply()
         names.append(f"{deployment.flow_name}/{deployment.name}")
     refresh_forms(settings)
+    with get_client(sync_client=True) as client:
+        watch = client.read_deployment_by_name("watch-hub/schedule").id
+        apply_automations(client, automations(settings, watch))
     return names
 
 

@@ -52,11 +52,9 @@ def room() -> int:
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)
 def dispatch(row: PlanRow) -> str | None:
-    """Claim a due job and create its run; the run's name, or None if somebody was quicker."""
-    name = run_name(row.release.ref, row.target)
-    claim = open_ledger().claim(
-        row.job_key, owner="watch", lease_seconds=settings().pending_seconds, description={"name": name}
-    )
+    """Claim a due job and create its run; the run's name, or None if somebody was quicker, or it has ended since."""
+    name, lease = run_name(row.release.ref, row.target), settings().pending_seconds
+    claim = open_ledger().claim(row.job_key, "watch", lease, {"name": name}, only_open=True)
     if claim is None:
         return None
     ticket = ClaimTicket(job_key=row.job_key, attempt=claim.attempt, fence=claim.fence)

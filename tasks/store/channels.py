@@ -94,7 +94,7 @@ class Channels(Database):
                 release=release,
                 target=target,
                 family=family,
-                at=self._now(),
+                at=self._now(connection),
                 reason=reason,
                 flow_run_id=flow_run_id,
                 claim_key=claim_key,
@@ -129,7 +129,7 @@ class Channels(Database):
                 reached = "it was never switched" if row is None else f"it is at generation {row.generation}"
                 raise InputError(f"generation {generation} of channel {channel!r} cannot be acknowledged: {reached}")
             if generation > row.acknowledged_generation:
-                seen = {"acknowledged_generation": generation, "acknowledged_at": at or self._now()}
+                seen = {"acknowledged_generation": generation, "acknowledged_at": at or self._now(connection)}
                 connection.execute(update(channels).where(channels.c.channel == channel).values(**seen))
                 fact = {"channel": channel, "generation": generation, "at": seen["acknowledged_at"]}
                 connection.execute(insert(acknowledgements).values(**fact))

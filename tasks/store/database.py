@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 
@@ -27,19 +27,19 @@ _ONE_MIGRATION = threading.Lock()  # alembic keeps the running migration in a gl
 
 
 def utc_now() -> datetime:
-    """The clock at the edge; everything else is given one."""
+    """This host's clock."""
     return datetime.now(UTC)
 
 
 class Database:
     """An open ledger database. Safe to share between threads, and to use again after a fork."""
 
-    def __init__(self, engine: Engine, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], datetime] | None = None) -> None:
         self._engine = engine
         self._writer = engine.execution_options(empelt_write=True)
         reads = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # one snapshot for each read
         self._reader = engine.execution_options(**reads) if engine.dialect.name == "postgresql" else engine
-        self._now = now
+        self._clock = now
         self._pid = os.getpid()
         self._fork_lock = threading.Lock()
 
@@ -47,6 +47,21 @@ class Database:
     def address(self) -> str:
         """The URL without its password, for messages."""
         return self._engine.url.render_as_string(hide_password=True)
+
+    def now(self) -> datetime:
+        """The moment by the ledger's clock: what its leases are compared with, and every fact is dated by."""
+        with self._read() as connection:
+            return self._now(connection)
+
+    def _now(self, connection: Connection) -> datetime:
+        # Hosts that share a PostgreSQL have clocks of their own, and a lease must not end early on one that is fast. A
+        # SQLite file is of one host.
+        if self._clock is not None:
+            return self._clock()
+        if connection.dialect.name != "postgresql":
+            return utc_now()
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment.astimezone(UTC)
 
     def close(self) -> None:
         """Give all connections back."""

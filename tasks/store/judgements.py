@@ -30,7 +30,9 @@ class JudgementFacts(Database):
             known = _evaluation(connection, evaluation.eval_key)
             if known is None:
                 values = {"eval_key": evaluation.eval_key, "artifact_digest": evaluation.artifact_digest}
-                connection.execute(insert(evaluations).values(**values, facts=evaluation.facts, at=self._now()))
+                connection.execute(
+                    insert(evaluations).values(**values, facts=evaluation.facts, at=self._now(connection))
+                )
                 if packed:
                     connection.execute(insert(scores), packed)
                 return True
@@ -85,7 +87,7 @@ class JudgementFacts(Database):
             target=str(payload.get("target", "")) if target is None else target,
             outcome=outcome,
             payload=payload,
-            at=at or self._now(),
+            at=at or self.now(),
         )
         with self._write() as connection:
             last = connection.execute(_latest_verdict(verdict_key)).first()
@@ -127,7 +129,7 @@ class JudgementFacts(Database):
             reason=reason,
             artifact_digest=artifact_digest,
             flow_run_id=flow_run_id,
-            at=at or self._now(),
+            at=at or self.now(),
         )
         with self._write() as connection:
             connection.execute(insert(job_ends).values(**end.model_dump()))
@@ -150,7 +152,7 @@ class JudgementFacts(Database):
     def lift(self, key: str, reason: str) -> None:
         """Take any hold off ``key`` and record that a person wants it tried again: attempts count anew from here."""
         with self._write() as connection:
-            connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now()))
+            connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now(connection)))
 
     def lifted_at(self, key: str) -> datetime | None:
         """When a hold was taken off ``key``, or a new try was asked for, last; None if never."""
@@ -173,7 +175,7 @@ class JudgementFacts(Database):
             last = connection.execute(latest).first()
             if (last is not None and last.held) == held and (last is None or not held or last.reason == reason):
                 return
-            connection.execute(insert(holds).values(key=key, held=held, reason=reason, at=self._now()))
+            connection.execute(insert(holds).values(key=key, held=held, reason=reason, at=self._now(connection)))
 
 
 def _pack(eval_key: str, position: int, score: Score) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from tasks.store.channels import Channels
 from tasks.store.claims import Claims
-from tasks.store.database import connect, migrate, utc_now
+from tasks.store.database import connect, migrate
 from tasks.store.facts import Merged, ModelFacts
 from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
@@ -32,12 +32,13 @@ class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Se
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod
-    def open(cls, url: str | URL, *, now: Callable[[], datetime] = utc_now) -> Self:
+    def open(cls, url: str | URL, *, now: Callable[[], datetime] | None = None) -> Self:
         """Open the ledger at ``url``, making or upgrading its schema where needed.
 
         Args:
             url: ``sqlite:////absolute/path`` or ``postgresql://user:password@host:port/name``.
-            now: the clock; leases compare it over hosts, so keep their clocks together.
+            now: another clock, for tests and simulations. Left out: the PostgreSQL server's, which all hosts share,
+                and this host's for a SQLite file, which no other host opens.
 
         Raises:
             InputError: if this is no ledger, or one of a newer version.

@@ -280,4 +280,9 @@ agents = Table(
 )
 
 Index("ix_verdicts_family_target", verdicts.c.family, verdicts.c.target)
+for _column in (
+    *(repo_states.c.internal_id, repo_states.c.content_digest, repo_states.c.at, attempts.c.owner),
+    *(promotions.c.claim_key, verdicts.c.job_key, claims.c.lease_until),
+):
+    Index(f"ix_{_column.table.name}_{_column.name}", _column)
 Index("ix_jobs_release", jobs.c.family, jobs.c.target, jobs.c.release_digest)
