@@ -10,7 +10,7 @@ from uuid import uuid4
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks.admission import examine, hold_key, release_of
+from tasks.admission import Recall, examine, hold_key, release_of
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
@@ -45,11 +45,14 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
     with _as_asked():
         listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
         states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
-        held = {hold.key: hold.reason for hold in ledger.holds()}
+        recall = Recall(family, states)
         for state in states:
-            reason = held.get(hold_key(state.ref))
+            reason = recall.held.get(hold_key(state.ref))
+            if recall.has(state) and not full_rescan:
+                continue
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
-                _note(family, state, examine(family, state, now, rescan=full_rescan), now)
+                found = examine(family, state, now, rescan=full_rescan, memory=recall.memory(state))
+                _note(family, state, found, now)
         ledger.record_watch(family_name, family.instruct.model_dump_json(), now)  # only now: all of it was looked at
     _lift_moot(family, {state.repo_id: state for state in states})
     return ledger.releases(family_name)

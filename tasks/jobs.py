@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.runtime import flow_run
@@ -18,31 +19,37 @@ from tasks.doors import open_catalog, open_ledger, open_source
 from tasks.runs import HUB
 from tasks.sources.digest import remote_digest
 
+if TYPE_CHECKING:
+    from tasks.store.glance import Remembered
+
 ENGINE_VERSION = "1"
 Look = Callable[[Repository], tuple[ModelRef, Digest]]
 """How a catalog entry becomes an exact state and a digest."""
 
 
-def digest_of(ref: ModelRef) -> Digest:
-    """Content digest of a ref, from the ledger when this very revision was seen before."""
-    seen = open_ledger().repo_seen(ref.repo_id)
-    if seen is not None and seen.revision == ref.revision and seen.content_digest is not None:
-        return seen.content_digest
+def digest_of(ref: ModelRef, seen: "Remembered | None" = None) -> Digest:
+    """Content digest of a ref, from the ledger when this very revision was seen before; ``seen`` as for ``resolve``."""
+    known = open_ledger().repo_seen(ref.repo_id) if seen is None else seen.by_name.get(ref.repo_id)
+    if known is not None and known.revision == ref.revision and known.content_digest is not None:
+        return known.content_digest
     digest, _ = remote_digest(open_source(), ref)
     state = open_source().state(ref.repo_id)
     open_ledger().record_repo_state(ref.repo_id, state.internal_id, ref.revision, digest, datetime.now(UTC))
     return digest
 
 
-def look_up(repository: Repository) -> tuple[ModelRef, Digest]:
+def look_up(repository: Repository, seen: "Remembered | None" = None) -> tuple[ModelRef, Digest]:
     """The exact state of a catalog entry and its content digest, which is recorded."""
-    ref = resolve(repository)
-    return ref, digest_of(ref)
+    ref = resolve(repository, seen)
+    return ref, digest_of(ref, seen)
 
 
-def once(look: Look = look_up) -> Look:
-    """``look``, asked once for each entry of the catalog: a plan of 3,600 jobs has 13 of them, and each is a call."""
-    return cache(look)
+def look_once(family: Family) -> Look:
+    """``look_up``, once for each repository of a family: 3,600 jobs share 13 of them, and each costs a call."""
+    entries = [family.base, *family.tuned_bases.values()]
+    entries += [tuned.parent for tuned in family.tuned_bases.values() if tuned.parent]
+    seen = open_ledger().remembered({entry.repo for entry in entries}, ())
+    return cache(lambda repository: look_up(repository, seen))
 
 
 def build_job(family: Family, target_name: str, release: Release, look: Look = look_up) -> Job:
@@ -67,10 +74,8 @@ def build_job(family: Family, target_name: str, release: Release, look: Look = l
     return Job(release=release, target=target_name, channel=target.channel, gate_digest=gate, lineage=lineage)
 
 
-def job_keys(
-    family: Family, target_name: str, releases: Iterable[Release], look: Look = look_up
-) -> dict[Digest, Digest]:
-    """Content digest of each release -> the key that ``build_job`` would give it, without building 300 jobs for that."""
+def job_keys(family: Family, target_name: str, releases: Iterable[Release], look: Look) -> dict[Digest, Digest]:
+    """Content digest of each release -> the key that ``build_job`` would give it, without building all those jobs."""
     target = open_catalog().target(family.family, target_name)
     gate, recipe = open_catalog().gate_of(target).digest(), target.recipe.digest()
     others = {role: digest for role, (_, digest) in _found(family, target, look)}

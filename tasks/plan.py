@@ -11,7 +11,7 @@ from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
-from tasks.jobs import build_job, job_keys, once
+from tasks.jobs import build_job, job_keys, look_once
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
@@ -24,7 +24,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
     releases = ruled(family, releases)
-    seen, look = ledger.glance(family_name), once()
+    seen, look = ledger.glance(family_name), look_once(family)
     rows: list[PlanRow] = []
     fresh: list[Job] = []
     for name, target in family.targets.items():

@@ -100,7 +100,9 @@ class Simulation:
     def _watch_at(self, at: datetime, *families: str) -> None:
         """Watch these families at the first tick at or after ``at``."""
         tick = START + -(-(max(at, self._clock.at) - START) // TICK) * TICK
-        if families and tick not in self._ticks:
+        if not families:
+            return
+        if tick not in self._ticks:
             self._put(tick, "tick", tick)
         self._ticks[tick].update(families)
 
@@ -233,6 +235,7 @@ class Simulation:
             return self._again(families, timedelta(minutes=30))
         self._workers.renew()
         self.counts["watches"] += 1
+        if self.counts["watches"] % 100 == 0: print(self._clock.at, self.counts, self.seconds, self._source.calls, self._without_room, self._workers.working(), len(self._agenda), flush=True)
         started = time.perf_counter()
         owner = f"run:watch-{self.counts['watches']}"
         claim = self._ledger.claim(WATCH, owner=owner, lease_seconds=doors.settings().pending_seconds)
