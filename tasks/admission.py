@@ -2,57 +2,21 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from tasks.domain.catalog import Family, Repository
+from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import open_ledger, open_source
+from tasks.heads import resolve
 from tasks.settings import settings
 from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
 from tasks.sources.recognition import Findings, Memory, Recognition, Rule, look, recognise
 
-if TYPE_CHECKING:
-    from tasks.store.glance import Remembered
-
 
 def hold_key(ref: ModelRef) -> str:
     """The key under which a release is held; a new commit is a new key."""
     return f"release:{ref.repo_id}@{ref.revision}"
-
-
-class Recall:
-    """What the ledger remembers of everything in a listing, read at once and not repository by repository."""
-
-    def __init__(self, family: Family, states: Iterable[RepoState]) -> None:
-        ledger, listed = open_ledger(), list(states)
-        self._released = frozenset(release.content_digest for release in ledger.releases(family.family))
-        self._seen = ledger.remembered({s.repo_id for s in listed}, {s.internal_id for s in listed})
-        self.held = {hold.key: hold.reason for hold in ledger.holds()}
-        self._held_repositories = {key.removeprefix("release:").partition("@")[0] for key in self.held}
-        self._lifted = ledger.lifted()
-
-    def memory(self, state: RepoState) -> Memory:
-        """Of one repository."""
-        key = hold_key(state.ref)
-        return Memory(
-            by_name=self._seen.by_name.get(state.repo_id),
-            by_id=self._seen.by_id.get(state.internal_id),
-            trusted=key in self._lifted and key not in self.held,
-            released=self._released,
-        )
-
-    def has(self, state: RepoState) -> bool:
-        """Whether exactly this state is on record as a release, and nothing of its repository is held."""
-        seen = self._seen.by_name.get(state.repo_id)
-        return (
-            seen is not None
-            and (seen.revision, seen.internal_id) == (state.sha, state.internal_id)
-            and seen.content_digest in self._released
-            and not state.disabled
-            and state.repo_id not in self._held_repositories
-        )
 
 
 def examine(
@@ -93,7 +57,15 @@ def examine(
         base = resolve(family.base)
     except ModelRefused as refusal:  # which must not stop the watch of the other families
         return recognise(state, rule, memory, now, Findings(refused=f"base: {refusal}"))
-    findings = look(open_source(), state.ref, base, architectures=family.architectures, released=released)
+    findings = look(
+        open_source(),
+        state.ref,
+        base,
+        architectures=family.architectures,
+        released=released,
+        tags=state.tags,
+        licences=family.licences,
+    )
     return recognise(state, rule, memory, now, findings)
 
 
@@ -156,29 +128,6 @@ def _release(family: Family, found: Recognition, released_at: datetime, now: dat
         released_at=released_at,
         seen_at=now,
     )
-
-
-def resolve(repository: Repository, seen: "Remembered | None" = None) -> ModelRef:
-    """The exact state of a catalog entry: its pinned revision, or the head of its repository now.
-
-    Args:
-        repository: of the catalog.
-        seen: what is remembered of it and of others, where that was read at once.
-
-    Raises:
-        ModelRefused: the head is followed, and the name was deleted and registered again since it was last seen.
-    """
-    if repository.revision is not None:
-        return ModelRef(repo_id=repository.repo, revision=repository.revision)
-    state = open_source().state(repository.repo)
-    known = open_ledger().repo_seen(repository.repo) if seen is None else seen.by_name.get(repository.repo)
-    ids = (known.internal_id if known else "", state.internal_id)
-    if all(ids) and ids[0] != ids[1]:
-        raise ModelRefused(
-            f"{repository.repo} was deleted and registered again: its internal id is {ids[1]}, and was {ids[0]}. Check "
-            f"who owns it now; to trust it, pin it in the catalog, as in revision: {state.sha}"
-        )
-    return ModelRef(repo_id=repository.repo, revision=state.sha)
 
 
 def _memory(family: Family, state: RepoState) -> Memory:

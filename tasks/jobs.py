@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.runtime import flow_run
 
-from tasks.admission import admit, resolve
+from tasks.admission import admit
 from tasks.domain.catalog import Family, Repository, Target
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job, parse_release
@@ -16,6 +16,7 @@ from tasks.domain.keys import job_key, merge_key_of
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source
+from tasks.heads import resolve
 from tasks.runs import HUB
 from tasks.sources.digest import remote_digest
 

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     ledger_url: str = ""
     """SQLAlchemy URL; a SQLite file in ``home`` if empty."""
     hub_endpoint: str = "https://huggingface.co"
+    """Where releases are watched; ``file:///srv/models`` is a directory that holds ``ORG/NAME`` folders."""
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
     gateway_host: str = "127.0.0.1"

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tasks.domain.due import JobStanding, PlanRow, plan_target, stands
-from tasks.domain.models import Digest, Release
+from tasks.domain.models import Digest, ModelRef, Release
 from tasks.domain.records import Hold, JobFact
 from tasks.doors import open_ledger
 from tasks.settings import settings
@@ -33,9 +33,17 @@ def standing(key: Digest) -> JobStanding:
     )
 
 
-def standing_in(seen: "Glance", key: Digest) -> JobStanding:
-    """The same for one of many jobs, from what was read about all of them at once."""
-    return stands(
+def standing_in(seen: "Glance", releases: Mapping[Digest, str], key: Digest) -> JobStanding:
+    """The same for one of many jobs, from what was read about all of them at once.
+
+    A job that nothing has begun waits for as long as its release is held: gated or vanished after it was put on record.
+
+    Args:
+        seen: what was read.
+        releases: job_key -> the key that its release is held under.
+        key: the job.
+    """
+    found = stands(
         end=seen.ends.get(key),
         waiting=seen.waiting.get(key),
         hold=seen.holds.get(key),
@@ -43,6 +51,8 @@ def standing_in(seen: "Glance", key: Digest) -> JobStanding:
         attempts=seen.attempts.get(key, 0),
         most_attempts=settings().max_attempts,
     )
+    reason = seen.holds.get(releases[key])
+    return found if reason is None or found.standing != "open" else JobStanding(standing="held", reason=reason)
 
 
 def rows_of(
@@ -61,24 +71,32 @@ def rows_of(
         channel: where it is served.
         releases: those on record for the family.
         keys: content digest of a release -> its job_key for this target.
-        seen: what is known about all jobs of the family, where many are asked about; else each is asked for.
+        seen: what is known about all jobs of the family, where that was read already.
     """
-    live, newest = open_ledger().channel(channel), newest_served(channel, releases)
+    if seen is None:
+        seen = open_ledger().glance(family)
+    served = {ModelRef(repo_id=repo_id, revision=sha) for repo_id, sha in seen.promoted.get(channel, ())}
+    newest = _newest(served, releases)
+    live = seen.live.get(channel)
+    names = {keys[r.content_digest]: f"release:{r.ref.repo_id}@{r.ref.revision}" for r in releases}
     return plan_target(
         family=family,
         target=target,
         channel=channel,
         releases=releases,
         live_since=newest.released_at if newest else None,
-        rolled_back=newest is not None and live is not None and live.release != newest.ref,
+        rolled_back=newest is not None and live is not None and live != (newest.ref.repo_id, newest.ref.revision),
         keys=keys,
-        standing_of=partial(standing_in, seen) if seen is not None else standing,
+        standing_of=partial(standing_in, seen, names),
     )
 
 
 def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
     """The newest of ``releases`` that the channel has ever served: nothing older displaces it by itself."""
-    served = {promotion.release for promotion in open_ledger().promotions(channel)}
+    return _newest({promotion.release for promotion in open_ledger().promotions(channel)}, releases)
+
+
+def _newest(served: set[ModelRef], releases: Sequence[Release]) -> Release | None:
     return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
 
 

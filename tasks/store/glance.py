@@ -7,20 +7,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Select, func, insert, select
+from sqlalchemy import Column, Connection, Select, and_, func, insert, select
 
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, RepoId
 from tasks.domain.records import RepoState
 from tasks.store.database import Database
-from tasks.store.tables import approvals, attempts, claims, holds, job_ends, jobs, repo_states
+from tasks.store.tables import approvals, attempts, channels, claims, holds, job_ends, jobs, promotions, repo_states
 
 MOST_PARAMETERS = 500
 """Of one query: SQLite allowed 999 for long."""
 
 
 class Glance(NamedTuple):
-    """All that bears on the standing of a family's jobs, as of one moment. Every field is by job_key."""
+    """All that bears on the standing of a family's jobs, as of one moment. By job_key where nothing else is said."""
 
     newest: dict[tuple[str, Digest], Digest]
     """(target, content digest of the release) -> its newest job_key."""
@@ -34,6 +34,10 @@ class Glance(NamedTuple):
     """Attempt and owner of the live claim."""
     attempts: dict[str, int]
     """How often the job was claimed since a person asked for a new try."""
+    promoted: dict[str, set[tuple[RepoId, str]]]
+    """Channel -> repository and revision of every release that it has served."""
+    live: dict[str, tuple[RepoId, str]]
+    """Channel -> what it serves now."""
 
 
 class Remembered(NamedTuple):
@@ -66,6 +70,12 @@ class Glances(Database):
             known = connection.execute(
                 select(jobs.c.target, jobs.c.release_digest, jobs.c.job_key).where(jobs.c.id.in_(newest))
             )
+            promoted: dict[str, set[tuple[RepoId, str]]] = {}
+            served = select(promotions.c.channel, promotions.c.repo_id, promotions.c.revision)
+            for channel, repo_id, revision in connection.execute(served.where(promotions.c.family == family)):
+                promoted.setdefault(channel, set()).add((repo_id, revision))
+            same = and_(channels.c.channel == promotions.c.channel, channels.c.generation == promotions.c.generation)
+            now = connection.execute(served.join(channels, same))
             return Glance(
                 newest={(target, digest): key for target, digest, key in known},
                 ends={
@@ -89,6 +99,8 @@ class Glances(Database):
                     )
                 },
                 attempts=dict(connection.execute(counted).tuples().all()),
+                promoted=promoted,
+                live={channel: (repo_id, revision) for channel, repo_id, revision in now},
             )
 
     def record_jobs(self, found: Sequence[Job]) -> None:

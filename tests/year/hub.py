@@ -129,6 +129,8 @@ class Outage:
 class SimulatedSource:
     """The protocol of ``tasks.sources`` over a simulated Hub."""
 
+    endpoint = "https://hub.simulated"
+
     def __init__(self, hub: SimulatedHub, clock: Clock, rng: Random, outages: Iterable[Outage] = ()) -> None:
         self._hub, self._clock, self._rng = hub, clock, rng
         self._outages = list(outages)

@@ -235,7 +235,7 @@ class Simulation:
             return self._again(families, timedelta(minutes=30))
         self._workers.renew()
         self.counts["watches"] += 1
-        if self.counts["watches"] % 100 == 0: print(self._clock.at, self.counts, self.seconds, self._source.calls, self._without_room, self._workers.working(), len(self._agenda), flush=True)
+        if self.counts["watches"] % 1000 == 0: print(self._clock.at, self.counts, self.seconds, self._source.calls, self._without_room, self._workers.working(), len(self._agenda), flush=True)
         started = time.perf_counter()
         owner = f"run:watch-{self.counts['watches']}"
         claim = self._ledger.claim(WATCH, owner=owner, lease_seconds=doors.settings().pending_seconds)
