@@ -9,7 +9,7 @@ from tasks.admission import ruled
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, Job, run_name
-from tasks.domain.models import Release
+from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
 from tasks.ledger import WATCH
@@ -26,7 +26,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     releases = ruled(family, releases)
     seen, look = ledger.glance(family_name), look_once(family)
     rows: list[PlanRow] = []
-    fresh: list[Job] = []
+    fresh: dict[Digest, Job] = {}
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
@@ -38,7 +38,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
         if key in seen.holds:
             ledger.release_hold(key, "its models are there again")
         new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
-        fresh += [build_job(family, name, release, look) for release in new]
+        fresh |= {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
         rows += rows_of(family_name, name, target.channel, releases, keys, seen)
     ledger.record_jobs(fresh)
     return rows

@@ -3,7 +3,7 @@
 Planning 300 releases for 12 targets asked 18,000 queries before, five for each job; these are seven.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -103,15 +103,18 @@ class Glances(Database):
                 live={channel: (repo_id, revision) for channel, repo_id, revision in now},
             )
 
-    def record_jobs(self, found: Sequence[Job]) -> None:
-        """Record what several keys stand for, in one write. They must not be the newest of their release already."""
+    def record_jobs(self, found: Mapping[Digest, Job]) -> None:
+        """Record what several keys stand for, in one write. None may be the newest of its release and target already.
+
+        The keys are given, since computing one takes a millisecond: the recipe is checked again for each.
+        """
         if not found:
             return
         with self._write() as connection:
             now = self._now(connection)
             rows = [
                 {
-                    "job_key": job.key,
+                    "job_key": key,
                     "family": job.family,
                     "target": job.target,
                     "channel": job.channel,
@@ -121,7 +124,7 @@ class Glances(Database):
                     "payload": job.model_dump(mode="json"),
                     "at": now,
                 }
-                for job in found
+                for key, job in found.items()
             ]
             connection.execute(insert(jobs), rows)
 

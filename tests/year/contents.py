@@ -75,7 +75,9 @@ class Content:
         return Content(kept, "unfinished", self.architecture, self.parents)
 
 
-def model(seed: str, base: str, *, label: Label = "good", parents: tuple[str, ...] = (), template: str = "v1") -> Content:
+def model(
+    seed: str, base: str, *, label: Label = "good", parents: tuple[str, ...] = (), template: str = "v1"
+) -> Content:
     """A model trained from the base of seed ``base``; its own seed makes it unlike every other child.
 
     Args:
@@ -98,7 +100,9 @@ def model(seed: str, base: str, *, label: Label = "good", parents: tuple[str, ..
         Blob("generation_config.json", _json({"do_sample": True})),
         Blob("tokenizer.json", _json({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})),
         Blob("tokenizer_config.json", _json({"chat_template": template})),
-        Blob(INDEX, _json({"weight_map": {name: SHARDS[name.startswith("model.layers.1")] for name in tensor_names()}})),
+        Blob(
+            INDEX, _json({"weight_map": {name: SHARDS[name.startswith("model.layers.1")] for name in tensor_names()}})
+        ),
         *(Blob(shard, weights=f"{origin}|{seed}") for shard in SHARDS),
         _readme(f"# {seed}"),
     ]

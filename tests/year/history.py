@@ -134,7 +134,9 @@ class _Lab:
         return self.found
 
     # --- parts of stories --------------------------------------------------------------------------------------------
-    def say(self, at: datetime, kind: Kind, key: str, name: str = "", content: Content | None = None, **flags: bool) -> None:
+    def say(
+        self, at: datetime, kind: Kind, key: str, name: str = "", content: Content | None = None, **flags: bool
+    ) -> None:
         self.found.append(Event(at, kind, key, name, content, **flags))
 
     def new_name(self, suffix: str = "", organisation: str | None = None) -> tuple[str, str]:

@@ -23,7 +23,11 @@ from tasks.store.ledger import Ledger
 from tests.year.clock import Clock
 from tests.year.history import DENIED, LANGUAGES, FamilyPlan
 
-GATE = {"name": "year", "rule": "point", "checks": [{"benchmark": "en_chat", "metric": "strict", "floor": 0.1, "critical": True}]}
+GATE = {
+    "name": "year",
+    "rule": "point",
+    "checks": [{"benchmark": "en_chat", "metric": "strict", "floor": 0.1, "critical": True}],
+}
 
 
 def write_catalog(folder: Path, plans: list[FamilyPlan]) -> None:
@@ -99,7 +103,9 @@ def installation(
         for module in (tasks.ledger, tasks.publish):
             stack.enter_context(patch.object(module, "flow_run", runtime))
         _swap(stack, "open_ledger", doors.open_ledger, lambda: ledger)
-        _swap(stack, "datetime", datetime, clock.type(), only=("tasks.hub", "tasks.jobs", "tasks.plan", "tasks.admission"))
+        _swap(
+            stack, "datetime", datetime, clock.type(), only=("tasks.hub", "tasks.jobs", "tasks.plan", "tasks.admission")
+        )
         catalog = doors.open_catalog()
         _swap(stack, "open_catalog", doors.open_catalog, lambda: catalog)
 
