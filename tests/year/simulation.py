@@ -7,6 +7,7 @@ shown to write nothing. What a watch does is the product's own: ``find_releases`
 """
 
 import heapq
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
 from tests.year.broken import Claimless, WatermarkSource
 from tests.year.clock import START, Clock
-from tests.year.history import Event, History
+from tests.year.history import Event, History, make_history
 from tests.year.hub import SimulatedHub, SimulatedSource, make_outages
 from tests.year.workers import Workers
 from tests.year.world import installation
@@ -391,3 +392,16 @@ def simulate(
         run = Simulation(history, seed, days, world, clock, faults=faults, broken=broken)
         run.run()
         return run.year()
+
+
+def live(
+    seed: int, days: int, families: int, repositories: int, *, faults: bool = True, broken: str = "", database: str = ""
+) -> Year:
+    """Make a history and live through it in a folder of its own; the year, with what it took among its figures."""
+    history = make_history(seed, days=days, families=families, repositories=repositories)
+    with tempfile.TemporaryDirectory(prefix="empelt-year-") as home:
+        wall, cpu = time.perf_counter(), time.process_time()
+        year = simulate(history, Path(home), seed=seed, days=days, faults=faults, broken=broken, database=database)
+        year.figures["wall"], year.figures["cpu"] = time.perf_counter() - wall, time.process_time() - cpu
+        year.figures["bytes"] = sum(path.stat().st_size for path in Path(home).glob("ledger.db*"))
+    return year
