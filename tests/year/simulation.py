@@ -220,6 +220,7 @@ class Simulation:
             if hold.key.startswith(f"release:{name}@"):
                 self._lift(hold.key)
         self._watch_at(self._clock.at, *self._family_of[name.split("/")[0]])
+        self._watch_at(self._clock.at + TICK, *self._family_of[name.split("/")[0]])
 
     def _lift(self, key: str) -> None:
         self.counts["holds lifted by a person"] += 1
