@@ -32,6 +32,7 @@ class Settings(LimitSettings):
     """SQLAlchemy URL; a SQLite file in ``home`` if not set. May hold a password."""
     ledger_url_file: Path | None = None
     hub_endpoint: str = "https://huggingface.co"
+    """Where releases are watched; ``file:///srv/models`` is a directory that holds ``ORG/NAME`` folders."""
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
     hub_token_file: Path | None = None
