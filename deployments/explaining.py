@@ -10,7 +10,7 @@ from typing import Any
 
 from deployments.planning import plan_family
 from deployments.starting import run_address
-from tasks.admission import examine, resolve
+from tasks.admission import examine
 from tasks.domain.catalog import Family
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import HubUnavailable, InputError, ModelRefused
@@ -18,6 +18,7 @@ from tasks.domain.jobs import parse_release, run_name
 from tasks.domain.models import ChannelState, Digest, ModelRef
 from tasks.domain.records import VerdictFact
 from tasks.doors import open_catalog, open_ledger, open_source
+from tasks.heads import resolve
 from tasks.settings import Settings
 from tasks.sources.preflight import preflight
 from tasks.sources.protocol import RepoState

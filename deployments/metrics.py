@@ -20,7 +20,7 @@ from tasks.domain.errors import InputError, PipelineError
 from tasks.domain.records import JobFact, PollState
 from tasks.doors import open_ledger, open_store
 from tasks.settings import Settings
-from tasks.standing import rows_of, standings
+from tasks.standing import rows_of
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.figures import figures
 
@@ -129,7 +129,7 @@ def registry_of(settings: Settings) -> CollectorRegistry:
 def open_jobs() -> Iterator[str]:
     """Where each recorded job stands that is not done: as the watch would plan it now."""
     facts = open_ledger().jobs()  # the newest job of each release and target
-    known = standings([fact.job_key for fact in facts])
+    seen = {family: open_ledger().glance(family) for family in {fact.job.family for fact in facts}}
     targets: dict[tuple[str, str, str], dict[str, JobFact]] = {}
     for fact in facts:
         place = (fact.job.family, fact.job.target, fact.job.channel)
@@ -137,7 +137,7 @@ def open_jobs() -> Iterator[str]:
     for (family, target, channel), jobs in targets.items():
         releases = [fact.job.release for fact in jobs.values()]
         keys = {digest: fact.job_key for digest, fact in jobs.items()}
-        yield from (row.standing for row in rows_of(family, target, channel, releases, keys, known))
+        yield from (row.standing for row in rows_of(family, target, channel, releases, keys, seen[family]))
 
 
 def _polls(states: list[PollState]) -> Iterator[Metric]:

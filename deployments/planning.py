@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from deployments.showing import human_bytes, table
-from tasks.admission import examine, hold_key, release_of, resolve, ruled
+from tasks.admission import examine, hold_key, release_of, ruled
 from tasks.domain.catalog import Family, Repository
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import InputError, ModelRefused
@@ -19,6 +19,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.domain.words import duration
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
+from tasks.heads import resolve
 from tasks.hub import SELF_LIFTING
 from tasks.jobs import build_job
 from tasks.settings import settings

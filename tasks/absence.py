@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from tasks.admission import hold_key
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
-from tasks.domain.models import Release
 from tasks.doors import open_ledger, open_source, open_store
 from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
@@ -49,13 +48,18 @@ def hold_vanished(family: Family, listed: Sequence[RepoState]) -> list[str]:
     """
     ledger, told = open_ledger(), []
     held = {hold.key: hold.reason for hold in ledger.holds()}
-    for release in ledger.releases(family.family):
+    on_record = ledger.releases(family.family)
+    names, ids = {state.repo_id for state in listed}, {state.internal_id for state in listed}
+    last = ledger.remembered({release.ref.repo_id for release in on_record}, ()).by_name
+    for release in on_record:
         repo_id, key = release.ref.repo_id, hold_key(release.ref)
-        if open_store().has(release.content_digest) or _is_listed(release, listed):
+        seen = last.get(repo_id)
+        # Under whatever name; one that took its name is another one.
+        there = seen.internal_id in ids if seen is not None and seen.internal_id else repo_id in names
+        if there or open_store().has(release.content_digest):
             if held.get(key, "").startswith(VANISHED):
                 ledger.release_hold(key, f"{repo_id} is there again, or its files are")
         elif key not in held and repo_id.split("/")[0] in family.instruct.organizations and not _moved(repo_id):
-            seen = ledger.repo_seen(repo_id)
             when = f" It was there on {seen.at:%Y-%m-%d}." if seen is not None else ""
             ledger.record_hold(
                 key,
@@ -64,14 +68,6 @@ def hold_vanished(family: Family, listed: Sequence[RepoState]) -> list[str]:
             )
             told.append(f"{release.ref} has vanished")
     return told
-
-
-def _is_listed(release: Release, listed: Sequence[RepoState]) -> bool:
-    """Whether the repository of a release is there, under whatever name; one that took its name is another one."""
-    seen = open_ledger().repo_seen(release.ref.repo_id)
-    if seen is None or not seen.internal_id:
-        return any(state.repo_id == release.ref.repo_id for state in listed)
-    return any(state.internal_id == seen.internal_id for state in listed)
 
 
 def _moved(repo_id: str) -> bool:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from tasks.domain.catalog import Family, Repository
+from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import open_ledger, open_source
+from tasks.heads import resolve
 from tasks.settings import settings
 from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
@@ -19,7 +20,13 @@ def hold_key(ref: ModelRef) -> str:
 
 
 def examine(
-    family: Family, state: RepoState, now: datetime, *, rescan: bool = False, by_hand: bool = False
+    family: Family,
+    state: RepoState,
+    now: datetime,
+    *,
+    rescan: bool = False,
+    by_hand: bool = False,
+    memory: Memory | None = None,
 ) -> Recognition:
     """Recognise one repository, reading of it what is needed. Records nothing.
 
@@ -29,6 +36,7 @@ def examine(
         now: to tell its age by.
         rescan: look also at what is on record already.
         by_hand: a person has named it: its name, its age and its being private do not matter.
+        memory: what is remembered of it, where that was read already.
 
     Raises:
         HubUnavailable: the source did not answer, so nothing is known.
@@ -40,7 +48,7 @@ def examine(
         settle_seconds=0 if by_hand else settings().settle_seconds,
         rescan=rescan or by_hand,
     )
-    memory = _memory(family, state)
+    memory = memory or _memory(family, state)
     first = recognise(state, rule, memory, now)
     if first.verdict != "release" or first.cause == "known":
         return first
@@ -118,24 +126,6 @@ def _release(family: Family, found: Recognition, released_at: datetime, now: dat
         released_at=released_at,
         seen_at=now,
     )
-
-
-def resolve(repository: Repository) -> ModelRef:
-    """The exact state of a catalog entry: its pinned revision, or the head of its repository now.
-
-    Raises:
-        ModelRefused: the head is followed, and the name was deleted and registered again since it was last seen.
-    """
-    if repository.revision is not None:
-        return ModelRef(repo_id=repository.repo, revision=repository.revision)
-    state, seen = open_source().state(repository.repo), open_ledger().repo_seen(repository.repo)
-    ids = (seen.internal_id if seen else "", state.internal_id)
-    if all(ids) and ids[0] != ids[1]:
-        raise ModelRefused(
-            f"{repository.repo} was deleted and registered again: its internal id is {ids[1]}, and was {ids[0]}. Check "
-            f"who owns it now; to trust it, pin it in the catalog, as in revision: {state.sha}"
-        )
-    return ModelRef(repo_id=repository.repo, revision=state.sha)
 
 
 def _memory(family: Family, state: RepoState) -> Memory:

@@ -19,7 +19,7 @@ from tasks.doors import open_store
 from tasks.references import references
 from tasks.settings import settings
 from tasks.store.files import drop, newest_change
-from tasks.store.garbage import bytes_under, keep, last_used, remove
+from tasks.store.garbage import bytes_under, drop_lone_manifests, keep, last_used, remove
 
 STALE_SCRATCH = timedelta(days=1)
 """Half-done work whose process cannot be told (another host's) is removed when nothing was written for this long."""
@@ -45,6 +45,7 @@ def _artifacts(dry_run: bool) -> Iterator[Found]:
     now, grace = datetime.now(UTC), timedelta(hours=settings().garbage_grace_hours)
     if not dry_run:
         keep(store, named)
+        drop_lone_manifests(store)
     for digest in store.digests():
         what = {"what": digest, "kind": "artifact", "bytes": bytes_under(store.root / "artifacts" / digest)}
         if digest in named:

@@ -20,6 +20,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
 from tasks.polls import counted
+from tasks.recall import Recall
 from tasks.runs import HUB
 from tasks.sources.detection import instruct_releases
 from tasks.sources.failures import HubBusy
@@ -48,11 +49,14 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
     with counted(family_name), _as_asked():
         listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
         states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
-        held = {hold.key: hold.reason for hold in ledger.holds()}
+        recall = Recall(family, states)
         for state in states:
-            reason = held.get(hold_key(state.ref))
+            reason = recall.held.get(hold_key(state.ref))
+            if recall.has(state) and not full_rescan:
+                continue
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
-                _note(family, state, examine(family, state, now, rescan=full_rescan), now)
+                found = examine(family, state, now, rescan=full_rescan, memory=recall.memory(state))
+                _note(family, state, found, now)
         ledger.record_watch(family_name, family.instruct.model_dump_json(), now)  # only now: all of it was looked at
     lift_moot(family, {state.repo_id: state for state in states})
     for told in hold_vanished(family, listed):

@@ -1,7 +1,5 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
-from functools import cache
-
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -11,14 +9,14 @@ from tasks.admission import ruled
 from tasks.disk import lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
-from tasks.domain.jobs import ClaimTicket, run_name
+from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
-from tasks.jobs import build_job, look_up
+from tasks.jobs import build_job, job_keys, look_once
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
-from tasks.standing import rows_of, standings
+from tasks.standing import rows_of
 from tasks.standing import standing as standing
 
 
@@ -27,24 +25,24 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
     lift_waits()
-    releases, look = ruled(family, releases), cache(look_up)  # a model that many targets share is looked up once
-    planned: dict[str, dict[Digest, Digest]] = {}
-    for name in family.targets:
+    releases = ruled(family, releases)
+    seen, look = ledger.glance(family_name), look_once(family)
+    rows: list[PlanRow] = []
+    fresh: dict[Digest, Job] = {}
+    for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
-            jobs = [build_job(family, name, release, look) for release in releases]
+            keys = job_keys(family, name, releases, look)
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
             continue
-        if ledger.holds([key]):
+        if key in seen.holds:
             ledger.release_hold(key, "its models are there again")
-        ledger.record_jobs(jobs)
-        planned[name] = {job.release.content_digest: job.key for job in jobs}
-    known = standings([key for keys in planned.values() for key in keys.values()])
-    rows: list[PlanRow] = []
-    for name, keys in planned.items():
-        rows += rows_of(family_name, name, family.targets[name].channel, releases, keys, known)
+        new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
+        fresh |= {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
+        rows += rows_of(family_name, name, target.channel, releases, keys, seen)
+    ledger.record_jobs(fresh)
     return rows
 
 

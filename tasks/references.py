@@ -16,7 +16,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
 from tasks.doors import open_ledger
 from tasks.settings import settings
-from tasks.standing import rows_of, standings
+from tasks.standing import rows_of
 
 NEEDED = ("due", "running", "waiting", "held", "exhausted")
 """Standings of a job that will come, or may when a person says so."""
@@ -48,12 +48,11 @@ def _references() -> Iterator[tuple[Digest, str]]:
     for fact in ledger.jobs():
         job = fact.job
         targets.setdefault((job.family, job.target), {})[job.release.content_digest] = job
-    keys = {(place, digest): job.key for place, jobs in targets.items() for digest, job in jobs.items()}
-    known = standings(keys.values())
+    seen = {family: ledger.glance(family) for family, _ in targets}
     for (family, target), jobs in targets.items():
         releases = order_releases(job.release for job in jobs.values())
-        newest, here = jobs[releases[0].content_digest], {digest: keys[(family, target), digest] for digest in jobs}
-        for row in rows_of(family, target, newest.channel, releases, here, known):
+        newest, keys = jobs[releases[0].content_digest], {digest: job.key for digest, job in jobs.items()}
+        for row in rows_of(family, target, newest.channel, releases, keys, seen[family]):
             if row.standing in NEEDED:
                 yield from _of_job(jobs[row.release.content_digest], f"is {row.standing}")
         yield from _of_job(newest, "is the newest of its target")

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from tasks.settings_access import Access
 from tasks.settings_layers import home_of_this_process
+from tasks.settings_limits import LimitSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 REMEMBERED = "installation.env"
@@ -18,7 +19,7 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(Access):
+class Settings(Access, LimitSettings):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
 
     home: Path = Path(".empelt")
@@ -42,31 +43,6 @@ class Settings(Access):
     window: int = Field(default=1, ge=1)
     """At most so many jobs are under way at once. Each holds up to two instances beside what is live: its candidate,
     and a parent that was never measured. More jobs than instances fit for would wait for each other."""
-    lease_seconds: int = Field(default=45, ge=10)
-    """A job whose flow run has not renewed its claim for this long is given to another attempt."""
-    pending_seconds: int = Field(default=300, ge=30)
-    """How long a dispatched run may wait for a worker before its job is given to another attempt."""
-    max_attempts: int = Field(default=3, ge=1)
-    retry_seconds: int = Field(default=30, ge=0)
-    """A job whose attempt came to no end is tried again so long after that attempt began; four times as long after each
-    further one."""
-    silence_seconds: int = Field(default=900, ge=10)
-    """A merge or an evaluation that has told of no progress for this long is ended."""
-    store_quota_gib: float = Field(default=0, ge=0)
-    """What artifacts may take up together; 0: as much as the disk has. A job that would need more waits."""
-    download_quota_gib: float = Field(default=0, ge=0)
-    """What downloads and other half-done work may take up together; 0: as much as the disk has."""
-    garbage_cron: str = "30 4 * * *"
-    """When what nothing refers to any more is removed."""
-    garbage_grace_hours: float = Field(default=168, ge=1)
-    """An artifact is removed when nothing has referred to it for this long."""
-    keep_generations: int = Field(default=2, ge=1)
-    """So many artifacts that a channel served before are kept, for a roll-back."""
-    keep_reports: int = Field(default=100, ge=1)
-    """So many decision pages are kept as files for each target, the newest."""
-    stage_deadline_seconds: int = 600
-    evaluate_deadline_seconds: int = 14400
-    visible_deadline_seconds: int = 120
 
     @field_validator("home", "catalog", "serving_python", mode="after")
     @classmethod

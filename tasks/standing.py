@@ -1,13 +1,18 @@
 """Where a job stands, by the ledger alone: no Prefect here, so that the command and the pages can ask too."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
-from tasks.domain.due import JobStanding, PlanRow, plan_target
-from tasks.domain.models import Digest, Release
+from tasks.domain.due import JobStanding, PlanRow, plan_target, stands
+from tasks.domain.models import Digest, ModelRef, Release
 from tasks.domain.records import Hold, JobFact
 from tasks.doors import open_ledger
 from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from tasks.store.glance import Glance
 
 SLOWER = 4
 """Each pause before a further attempt is so many times as long as the one before."""
@@ -17,32 +22,48 @@ LEAST_DIGITS = 6
 
 def standing(key: Digest) -> JobStanding:
     """What the ledger knows about a job. A person's retry makes its attempts count anew."""
-    return standings([key])[key]
-
-
-def standings(keys: Collection[Digest]) -> dict[Digest, JobStanding]:
-    """The same for many jobs, by one query for each kind of fact: a plan asks about thousands."""
     ledger = open_ledger()
-    ends, waiting, made = ledger.job_ends(keys), ledger.waiting_since(), ledger.attempts_since_lift(keys)
-    holds = {hold.key: hold.reason for hold in ledger.holds(keys)}
-    claims = {claim.job_key: claim for claim in ledger.live_claims()}
+    end, asked = ledger.job_end(key), ledger.approval(key)
+    hold = next(iter(ledger.holds([key])), None)
+    claim = next((c for c in ledger.live_claims() if c.job_key == key), None)
+    return stands(
+        end=(end.outcome, end.reason) if end else None,
+        waiting=asked.at if asked and asked.state == "waiting" else None,
+        hold=hold.reason if hold else None,
+        claim=(claim.attempt, claim.owner) if claim else None,
+        attempts=ledger.attempts(key, ledger.lifted_at(key)),
+        most_attempts=settings().max_attempts,
+    )
 
-    def one(key: Digest) -> JobStanding:
-        end = ends.get(key)
-        if end is not None and end.outcome in ("published", "rejected", "kept"):
-            return JobStanding(standing=end.outcome, reason=end.reason)
-        if since := waiting.get(key):
-            return JobStanding(standing="waiting", reason=f"waits for approval since {since:%Y-%m-%d %H:%M} UTC")
-        if key in holds:
-            return JobStanding(standing="held", reason=holds[key])
-        if claim := claims.get(key):
-            return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
-        if made.get(key, 0) >= settings().max_attempts:
-            why = end.reason if end else "no attempt came to an end"
-            return JobStanding(standing="exhausted", reason=f"{made[key]} attempts: {why}")
-        return JobStanding(standing="open")
 
-    return {key: one(key) for key in keys}
+def standing_in(seen: "Glance", releases: Mapping[Digest, str], key: Digest) -> JobStanding:
+    """The same for one of many jobs, from what was read about all of them at once.
+
+    A job that nothing has begun waits for as long as its release is held: gated or vanished after it was put on record.
+
+    Args:
+        seen: what was read.
+        releases: job_key -> the key that its release is held under.
+        key: the job.
+    """
+    found = stands(
+        end=seen.ends.get(key),
+        waiting=seen.waiting.get(key),
+        hold=seen.holds.get(key),
+        claim=seen.claims.get(key),
+        attempts=seen.attempts.get(key, 0),
+        most_attempts=settings().max_attempts,
+    )
+    reason = seen.holds.get(releases[key])
+    return found if reason is None or found.standing != "open" else JobStanding(standing="held", reason=reason)
+
+
+def standings(facts: Sequence[JobFact]) -> dict[Digest, JobStanding]:
+    """The same for these jobs, read once for each family."""
+    seen = {family: open_ledger().glance(family) for family in {fact.job.family for fact in facts}}
+    refs = {fact.job_key: fact.job.release.ref for fact in facts}
+    names = {key: f"release:{ref.repo_id}@{ref.revision}" for key, ref in refs.items()}
+    return {fact.job_key: standing_in(seen[fact.job.family], names, fact.job_key) for fact in facts}
 
 
 def rows_of(
@@ -51,7 +72,7 @@ def rows_of(
     channel: str,
     releases: Sequence[Release],
     keys: Mapping[Digest, Digest],
-    known: Mapping[Digest, JobStanding] | None = None,
+    seen: "Glance | None" = None,
 ) -> list[PlanRow]:
     """What is to be done about each of ``releases`` for one target, newest first; the watch and every page ask this.
 
@@ -61,40 +82,34 @@ def rows_of(
         channel: where it is served.
         releases: those on record for the family.
         keys: content digest of a release -> its job_key for this target.
-        known: how these jobs stand, where it has been asked for all targets at once.
+        seen: what is known about all jobs of the family, where that was read already.
     """
-    live, newest = open_ledger().channel(channel), newest_served(channel, releases)
-    held = _release_holds(keys, releases)
-    stands = standings(keys.values()) if known is None else known
+    if seen is None:
+        seen = open_ledger().glance(family)
+    served = {ModelRef(repo_id=repo_id, revision=sha) for repo_id, sha in seen.promoted.get(channel, ())}
+    newest = _newest(served, releases)
+    live = seen.live.get(channel)
+    names = {keys[r.content_digest]: f"release:{r.ref.repo_id}@{r.ref.revision}" for r in releases}
     return plan_target(
         family=family,
         target=target,
         channel=channel,
         releases=releases,
         live_since=newest.released_at if newest else None,
-        rolled_back=newest is not None and live is not None and live.release != newest.ref,
+        rolled_back=newest is not None and live is not None and live != (newest.ref.repo_id, newest.ref.revision),
         keys=keys,
-        standing_of=lambda key: _held_release(stands[key], held.get(key)),
+        standing_of=partial(standing_in, seen, names),
     )
-
-
-def _release_holds(keys: Mapping[Digest, Digest], releases: Sequence[Release]) -> dict[Digest, str]:
-    """job_key -> why its release is held, of those that are: gated or vanished after they were put on record."""
-    holds = {hold.key: hold.reason for hold in open_ledger().holds()}
-    found = {keys[r.content_digest]: holds.get(f"release:{r.ref.repo_id}@{r.ref.revision}") for r in releases}
-    return {key: reason for key, reason in found.items() if reason is not None}
-
-
-def _held_release(found: JobStanding, reason: str | None) -> JobStanding:
-    """A job that nothing has begun waits for as long as its release is held."""
-    return found if reason is None or found.standing != "open" else JobStanding(standing="held", reason=reason)
 
 
 def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
     """The newest of ``releases`` that the channel has ever served: nothing older displaces it by itself."""
     served = open_ledger().releases_served(channel)
-    ours = (r for r in releases if (r.ref.repo_id, r.ref.revision) in served)
-    return max(ours, key=lambda r: r.released_at, default=None)
+    return _newest({ModelRef(repo_id=repo_id, revision=sha) for repo_id, sha in served}, releases)
+
+
+def _newest(served: set[ModelRef], releases: Sequence[Release]) -> Release | None:
+    return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
 
 
 def not_before(row: PlanRow) -> datetime | None:
@@ -124,7 +139,7 @@ def stopped(text: str | None = None) -> list[Hold]:
     ledger = open_ledger()
     jobs = {fact.job_key: fact for fact in ledger.jobs()}
     found = [hold for hold in ledger.holds() if text is None or _means(text, hold.key, jobs.get(hold.key))]
-    meant = [key for key, fact in jobs.items() if text is None or _means(text, key, fact)]
+    meant = [fact for key, fact in jobs.items() if text is None or _means(text, key, fact)]
     for key, now in standings(meant).items():
         if now.standing == "exhausted":
             found.append(Hold(key=key, reason=now.reason, at=ledger.attempts_of(key)[-1].at))

@@ -33,6 +33,39 @@ class PlanRow(Noun):
     reason: str
 
 
+def stands(
+    *,
+    end: tuple[str, str] | None,
+    waiting: datetime | None,
+    hold: str | None,
+    claim: tuple[int, str] | None,
+    attempts: int,
+    most_attempts: int,
+) -> JobStanding:
+    """Where a job stands, by what is known of it; the first that applies.
+
+    Args:
+        end: outcome and reason of its last end.
+        waiting: since when its candidate waits for a person.
+        hold: why it is held.
+        claim: attempt and owner of its live claim.
+        attempts: how often it was claimed since a person asked for a new try.
+        most_attempts: after so many it is left alone.
+    """
+    if end is not None and end[0] in ("published", "rejected", "kept"):
+        return JobStanding.model_validate({"standing": end[0], "reason": end[1]})
+    if waiting is not None:
+        return JobStanding(standing="waiting", reason=f"waits for approval since {waiting:%Y-%m-%d %H:%M} UTC")
+    if hold is not None:
+        return JobStanding(standing="held", reason=hold)
+    if claim is not None:
+        return JobStanding(standing="running", reason=f"attempt {claim[0]} by {claim[1]}")
+    if attempts >= most_attempts:
+        why = end[1] if end else "no attempt came to an end"
+        return JobStanding(standing="exhausted", reason=f"{attempts} attempts: {why}")
+    return JobStanding(standing="open")
+
+
 def order_releases(releases: Iterable[Release]) -> list[Release]:
     """Newest first; ties by repository id, so that every host plans alike."""
     return sorted(releases, key=lambda r: (r.released_at, r.seen_at, r.ref.repo_id), reverse=True)

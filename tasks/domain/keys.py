@@ -21,7 +21,12 @@ def merge_key(lineage: Lineage) -> Digest:
     """
     digests = {i.role: i.digest for i in lineage.ingredients}
     recipe = _recipe_digest(canonical(dict(lineage.recipe)))
-    return fingerprint(kind="merge", target=lineage.target, ingredients=digests, recipe=recipe)
+    return merge_key_of(lineage.target, digests, recipe)
+
+
+def merge_key_of(target: str, ingredients: Mapping[str, Digest], recipe: Digest) -> Digest:
+    """The same from its parts: role -> digest, and the recipe's digest, which many merges share."""
+    return fingerprint(kind="merge", target=target, ingredients=dict(ingredients), recipe=recipe)
 
 
 @lru_cache(maxsize=1024)

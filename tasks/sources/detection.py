@@ -7,6 +7,7 @@ promises is then checked by the pre-flight.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from tasks.domain.errors import InputError
@@ -37,16 +38,23 @@ def name_problem(repo_id: str, pattern: str, deny: Sequence[str]) -> str | None:
     """Why this name is not that of a release, or None; arguments as for ``instruct_releases``."""
     if not _compiled(pattern).fullmatch(repo_id):
         return f"{repo_id} does not match the family's pattern {pattern}"
-    words = "|".join(re.escape(word) for word in deny)
-    denied = re.search(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", repo_id, re.IGNORECASE) if words else None
+    denied = _words(tuple(deny)).search(repo_id) if deny else None
     return f"{repo_id} is ruled out by the word {denied[0]!r}" if denied else None
 
 
+@cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
         raise InputError(f"release pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+@cache
+def _words(deny: tuple[str, ...]) -> re.Pattern[str]:
+    """Built once: putting it together anew for each of 30,000 names took 0.3 s."""
+    words = "|".join(re.escape(word) for word in deny)
+    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE)
 
 
 def settled(state: RepoState, now: datetime, min_age_seconds: float) -> str | None:

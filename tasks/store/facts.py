@@ -1,6 +1,7 @@
 """Facts about models: releases seen, states of repositories, artifacts made and fetched."""
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from tasks.domain.errors import ModelRefused
 from tasks.domain.lineage import Lineage
 from tasks.domain.models import Artifact, Digest, ModelRef, Release
 from tasks.domain.records import MergeCost, RepoState
-from tasks.store.database import Database
+from tasks.store.database import Database, among
 from tasks.store.tables import artifacts, fetches, merges, releases, repo_states, watches
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,16 @@ class ModelFacts(Database):
         with self._read() as connection:
             asked = select(repo_states.c.repo_id).where(repo_states.c.content_digest == content_digest)
             return set(connection.scalars(asked))
+
+    def repos_with_any(self, content_digests: Collection[Digest]) -> dict[Digest, set[str]]:
+        """Content digest -> every repository that was ever seen with these files."""
+        asked = select(repo_states.c.content_digest, repo_states.c.repo_id)
+        found: dict[Digest, set[str]] = {digest: set() for digest in content_digests}
+        with self._read() as connection:
+            for digest, repo_id in connection.execute(asked.where(among(repo_states.c.content_digest, found))):
+                if digest in found:
+                    found[digest].add(repo_id)
+        return found
 
     def first_seen(self, repo_id: str, internal_id: str, sha: str) -> datetime | None:
         """When this revision of the repository was recorded first, under whatever name, or None if it never was."""

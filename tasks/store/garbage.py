@@ -50,6 +50,15 @@ def remove(store: "ArtifactStore", digest: Digest, unused_since: datetime) -> bo
     return True
 
 
+def drop_lone_manifests(store: "ArtifactStore") -> None:
+    """Remove manifests whose artifact is not there: what a kill between two steps of ``remove`` or ``adopt`` leaves."""
+    with store.one_at_a_time():
+        there = set(store.digests())
+        for manifest in sorted((store.root / "manifests").glob("*.json")):
+            if manifest.stem not in there:
+                manifest.unlink()
+
+
 def bytes_under(folder: Path) -> int:
     """What the files below ``folder`` take up; a file with several names counts once. Others may be at work there."""
     seen: set[int] = set()

@@ -2,7 +2,7 @@
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
                 never changed
-                listings.py (the same for many keys at once)
+    at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
@@ -20,16 +20,16 @@ from tasks.store.channels import Channels
 from tasks.store.claims import Claims
 from tasks.store.database import connect, migrate
 from tasks.store.facts import Merged, ModelFacts
+from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
-from tasks.store.listings import Listings
 from tasks.store.polls import Polls
 from tasks.store.serving import Serving
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Listings, Claims, Channels, Serving, Polls):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving, Polls):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

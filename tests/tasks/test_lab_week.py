@@ -9,10 +9,11 @@ import pytest
 
 from deployments.planning import plan_family, releases_now
 from tasks import doors
-from tasks.admission import examine, resolve
+from tasks.admission import examine
 from tasks.backfill import plan_steps
 from tasks.domain.errors import HubUnavailable, ModelRefused
 from tasks.domain.models import Release
+from tasks.heads import resolve
 from tasks.jobs import open_job
 from tasks.pages import views_of
 from tasks.plan import plan_due
