@@ -98,7 +98,7 @@ class Glances(Database):
                         select(claims.c.job_key, claims.c.attempt, claims.c.owner).where(*live)
                     )
                 },
-                attempts=dict(connection.execute(counted).tuples().all()),
+                attempts={key: count for key, count in connection.execute(counted)},
                 promoted=promoted,
                 live={channel: (repo_id, revision) for channel, repo_id, revision in now},
             )
@@ -142,7 +142,7 @@ class Glances(Database):
         """Key -> when a hold was taken off it last, or a new try was asked for."""
         with self._read() as connection:
             asked = select(holds.c.key, func.max(holds.c.at)).where(~holds.c.held).group_by(holds.c.key)
-            return dict(connection.execute(asked).tuples().all())
+            return {key: at for key, at in connection.execute(asked)}
 
 
 def _last(connection: Connection, key: Column[str], among: Select[Any] | None, *columns: Column[Any]) -> Iterable[Any]:
