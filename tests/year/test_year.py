@@ -44,7 +44,7 @@ def test_faults_change_nothing_of_the_end(year: Year):
 
 @pytest.mark.parametrize(
     ("broken", "expected"),
-    [("watermark", "missed"), ("settling", "early"), ("claims", "doubled")],
+    [("watermark", "late"), ("settling", "early"), ("claims", "doubled")],
     ids=lambda word: word,
 )
 def test_a_missing_protection_is_seen(broken: str, expected: str):
