@@ -30,7 +30,13 @@ class Claimless(Ledger):
     """Grants every claim, whoever holds the job."""
 
     def claim(
-        self, job_key: str, owner: str, lease_seconds: float, description: Mapping[str, Any] | None = None
+        self,
+        job_key: str,
+        owner: str,
+        lease_seconds: float,
+        description: Mapping[str, Any] | None = None,
+        *,
+        only_open: bool = False,
     ) -> Claim | None:
         for held in self.live_claims():
             if held.job_key == job_key:

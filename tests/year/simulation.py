@@ -190,6 +190,8 @@ class Simulation:
             self._watch_at(self._clock.at + SETTLE + TICK, *families)
         elif (ours and not private) or self._rng.random() < OTHERS_WATCHED:
             self._watch_at(self._clock.at, *families)
+            if event.kind != "commit":  # what was opened, renamed or let in has settled long ago: the second sight
+                self._watch_at(self._clock.at + TICK, *families)
             self._put(
                 self._clock.at + SETTLE, "settled", (event.key, self._hub.by_key[event.key].commits[-1][0], families)
             )
