@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from deployments import completion
+from deployments.deploy_command import deploy
 from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
 from tasks.doors import open_ledger
@@ -35,6 +36,7 @@ base = typer.Typer(
     epilog=app.info.epilog,
 )
 app.add_typer(base)
+app.command()(deploy)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
 

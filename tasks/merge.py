@@ -21,6 +21,7 @@ from tasks.doors import open_ledger, open_source, open_store
 from tasks.progress import ProgressBar
 from tasks.runs import is_transient, start_run
 from tasks.settings import settings
+from tasks.sizes import run_options
 from tasks.sources.cards import ancestry
 
 
@@ -38,6 +39,7 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
         flow_run_name=f"merge {job.name}",
         tags=[job.family, job.target, job.release.ref.slug],
         idempotency_key=f"{job.merge_key}:{fence}",
+        **run_options(job, inputs),
     )
     state = run.state
     if state is None or not state.is_completed():

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """Comma-separated targets that run here; all those of the families if empty."""
     ledger_url: str = ""
     """SQLAlchemy URL; a SQLite file in ``home`` if empty."""
+    store_folder: str = ""
+    """Root of the artifact store; ``store`` in ``home`` if empty. On several machines a folder that all of them see."""
     hub_endpoint: str = "https://huggingface.co"
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
     @property
     def store(self) -> Path:
         """Root of the artifact store."""
-        return self.home / "store"
+        return Path.cwd() / Path(self.store_folder).expanduser() if self.store_folder else self.home / "store"
 
     @property
     def run(self) -> Path:
