@@ -31,7 +31,7 @@ class Change(NamedTuple):
     """What became of one thing on the server; under --dry-run, what would."""
 
     kind: str
-    """``work pool``, ``work queue`` or ``deployment``."""
+    """``work pool``, ``work queue``, ``deployment`` or ``automation``."""
     name: str
     action: Action
     differences: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
+from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -25,6 +26,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import apply_automations, automations
 from deployments.pools import (
     CONTROL,
     DEFAULT_QUEUE,
@@ -124,7 +126,7 @@ def register(settings: Settings, version: str) -> list[str]:
 
 
 def apply(settings: Settings, wanted: Wanted, *, dry_run: bool = False) -> list[Change]:
-    """Create or update pools, queues, deployments with their schedules, and run forms. Safe to repeat.
+    """Create or update pools, queues, deployments with their schedules, automations and run forms. Safe to repeat.
 
     Args:
         settings: of the installation.
@@ -148,9 +150,25 @@ def apply(settings: Settings, wanted: Wanted, *, dry_run: bool = False) -> list[
                 # tick in between comes twice (PrefectHQ/prefect#18894).
                 if change.action != "kept" and not dry_run:
                     deployment.apply()
+            changes += _automations(client, settings, dry_run=dry_run)
         if not dry_run:
             refresh_forms(settings, wanted.api)
     return changes
+
+
+def _automations(client: SyncPrefectClient, settings: Settings, *, dry_run: bool) -> list[Change]:
+    """The automations; they name the watch by its identity, which a server that holds nothing yet has not given."""
+    there = {one.name for one in client.read_automations()}
+    try:
+        watch = client.read_deployment_by_name("watch-hub/schedule").id
+    except ObjectNotFound:
+        watch = UUID(int=0)  # only in a dry run: nothing is there, and all would be created
+    wanted = automations(settings, watch)
+    changed = apply_automations(client, wanted, dry_run=dry_run)
+    names = list(dict.fromkeys([*(one.name for one in wanted), *changed]))
+    return [
+        Change("automation", n, "kept" if n not in changed else "changed" if n in there else "created") for n in names
+    ]
 
 
 def _compared(client: SyncPrefectClient, wanted: RunnerDeployment, forms: Mapping[str, Form]) -> Change:

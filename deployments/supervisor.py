@@ -8,7 +8,6 @@ behind is found by that variable, whoever its parent is now.
 import fcntl
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
+from tasks.processes import end_processes, marked_processes, same_process, start_time
 
 MARK = "EMPELT_INSTANCE"
 STEADY_SECONDS = 600
@@ -141,7 +141,7 @@ class Supervisor:
 
     def _leftovers(self) -> list[psutil.Process]:
         ours = {child.process.pid for child in self.children if child.process}
-        found = {p.pid: p for p in (*self._recorded(), *marked_processes(self.instance))}
+        found = {p.pid: p for p in (*self._recorded(), *marked_processes(self.instance, MARK))}
         return [p for pid, p in found.items() if pid not in ours and pid != os.getpid()]
 
     def _recorded(self) -> list[psutil.Process]:
@@ -155,7 +155,7 @@ class Supervisor:
         rows = [
             {"name": c.name, "pid": c.process.pid, "start_time": started}
             for c in self.children
-            if c.process and c.process.poll() is None and (started := _start_time(c.process.pid)) is not None
+            if c.process and c.process.poll() is None and (started := start_time(c.process.pid)) is not None
         ]
         half = self._record.with_suffix(".half")
         half.write_text(json.dumps(rows, indent=1))
@@ -198,60 +198,11 @@ class Lock:
         self._file.close()
 
 
-def same_process(pid: int, start_time: float) -> psutil.Process | None:
-    """The process with this pid if it is still the one that started then."""
-    return psutil.Process(pid) if _start_time(pid) == start_time else None
-
-
-def _start_time(pid: int) -> float | None:
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
 def _name(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline()[:4])[:80] or process.name()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return "a process that has just ended"
-
-
-def marked_processes(instance: str) -> list[psutil.Process]:
-    """Every process of this user whose environment says that it belongs to ``instance``."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == instance and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def end_processes(processes: Sequence[psutil.Process], grace_seconds: float) -> None:
-    """SIGTERM, wait, then SIGKILL what is left."""
-    alive = list(processes)
-    for signal_number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5)):
-        for process in alive:
-            try:
-                process.send_signal(signal_number)
-            except psutil.NoSuchProcess:
-                continue
-        # Not psutil.wait_procs: it would take the exit codes of our children, and wait for zombies of others.
-        deadline = time.monotonic() + seconds
-        while (alive := [p for p in alive if _runs(p)]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if not alive:
-            return
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def require_free(host: str, port: int, what: str) -> None:

@@ -61,6 +61,8 @@ def prefects(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # Four of these without a word are a crash (tasks/lost.py, deployments/automations.py).
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
         "PREFECT_CLI_PROMPT": "false",
         # Where a proxy is set, what is on this host must not go through it.

@@ -9,6 +9,7 @@ from tasks.doors import open_catalog
 from tasks.forms import keep_forms
 from tasks.hub import find_releases
 from tasks.ledger import WATCH, alone
+from tasks.lost import find_lost, rested
 from tasks.overview import show_pages
 from tasks.plan import dispatch, plan_due, report_plan, room
 
@@ -25,10 +26,11 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         if not mine:
             return Completed(name="Skipped", message="another watch is under way")
         keep_forms()  # first: a run of a target that the form does not know yet would be refused
+        find_lost()  # before the plan: what it frees is due again
         families = open_catalog().families
         planned = [row for family in families for row in plan_due(family, find_releases(family, full_rescan))]
         rows = hold_cancelled(planned)
-        due = [row for row in rows if row.standing == "due"][: room()]
+        due = rested(rows)[: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
         report_plan(rows, dispatched)
         for family in families:

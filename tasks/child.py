@@ -3,6 +3,9 @@
 Prefect's own time-outs cannot interrupt C or CUDA code (PrefectHQ/prefect#15760), and importing torch or lm-eval into a
 flow run would keep their memory until it ends. So merges and evaluations are programs of their own that print one JSON
 object per line: ``progress`` any number of times, then ``report``/``result``, or ``error`` with a kind and a message.
+
+What a child says is its heartbeat. It is tied to the process that started it, written down by pid and start time, and
+ended with everything below it: when it is done, overran its deadline, fell silent, or its master is gone.
 """
 
 import json
@@ -12,10 +15,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from tasks.domain import errors
 from tasks.domain.errors import InputError, PipelineError, TransientError
+from tasks.guard import Guard
+from tasks.processes import MARK, Identity, new_mark, recorded, start_time
 
 Event = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -29,59 +36,57 @@ def run_child(
     arguments: Sequence[str],
     *,
     deadline_seconds: float,
+    silence_seconds: float | None = None,
+    records: Path | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Event:
     """Run ``python -m module arguments`` and return its last event.
 
+    Args:
+        module: to be run as ``__main__``.
+        arguments: of the module.
+        deadline_seconds: after which it is ended, whatever it says.
+        silence_seconds: ended as well after saying nothing for so long; None: it may be silent until the deadline.
+        records: folder in which it is written down while it runs, for ``tasks.processes.end_orphans``.
+        on_event: called with each event.
+
     Raises:
-        PipelineError: of the kind that the child named; TransientError if it was killed or overran its deadline.
+        PipelineError: of the kind that the child named; TransientError if it was killed, overran its deadline or fell
+            silent.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    mark = new_mark()
+    command = [sys.executable, "-m", "tasks.tether", str(os.getpid()), module, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONUNBUFFERED": "1"}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    overran = threading.Event()
-
-    def stop() -> None:
-        overran.set()
-        _end(process)
-
-    timer = threading.Timer(deadline_seconds, stop)
-    errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
-    timer.start()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, MARK: mark}
+    )
+    guard = Guard(process, mark, deadline_seconds, silence_seconds, grace_seconds=GRACE_SECONDS)
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(process.stderr or []), daemon=True)
     reader.start()
     last: Event = {}
-    try:
+    with ExitStack() as stack:
+        started = start_time(process.pid)
+        if records is not None and started is not None:
+            stack.enter_context(recorded(records, Identity(process.pid, started), mark, module))
+        stack.callback(reader.join, 5)
+        stack.callback(guard.end)
         for line in process.stdout or []:
+            guard.heard()
             event = _parse(line)
             if event is not None:
                 last = event
                 on_event(event)
         code = process.wait()
-    finally:
-        timer.cancel()
-        if process.poll() is None:
-            _end(process)
-        reader.join(5)
     if last.get("event") == "error":
         raise _as_error(str(last.get("kind", "")), str(last.get("message", "")), code)
     if code == 0 and last.get("event") in ("report", "result"):
         return last
-    if overran.is_set():
-        raise TransientError(f"{module} did not end within {deadline_seconds:.0f} s and was stopped")
-    tail = "".join(errors[-15:]).strip()
+    if guard.why:
+        raise TransientError(f"{module} {guard.why} and was stopped")
+    tail = "".join(said[-15:]).strip()
     raise TransientError(f"{module} ended with code {code} and no result; it said:\n{tail or '(nothing)'}")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """SIGTERM, then SIGKILL: a child that is deep in C code hears only the second."""
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _parse(line: str) -> Event | None:

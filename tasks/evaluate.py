@@ -10,13 +10,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.child import run_child
 from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import parent_roles
 from tasks.domain.models import Artifact, Digest, Evaluation
 from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
-from tasks.harness.child import measure
+from tasks.harness.child import arguments, read_result
 from tasks.harness.suite import Cost
 from tasks.runs import is_transient
 from tasks.scores import joined, key_of, record, stored
@@ -48,14 +49,15 @@ def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str]) -> Evalu
 def _measure(artifact: Artifact, ready: Ready, benchmarks: Sequence[str]) -> list[Evaluation]:
     """One run of lm-eval; an evaluation for each benchmark, and among its facts what it cost."""
     scratch = open_store().scratch(f"eval-{artifact.short}-{uuid4().hex[:8]}")
-    measured = measure(
-        base_url=f"{ready.base_url}/v1",
-        model=ready.model,
-        folder=Path(artifact.folder),
-        benchmarks=benchmarks,
-        out=scratch / "result.json",
+    out = scratch / "result.json"
+    run_child(
+        "tasks.harness",
+        arguments(f"{ready.base_url}/v1", ready.model, Path(artifact.folder), benchmarks, out),
         deadline_seconds=settings().evaluate_deadline_seconds,
+        silence_seconds=settings().silence_seconds,
+        records=settings().children,
     )
+    measured = read_result(out)
     shutil.rmtree(scratch)
     found = []
     for name in benchmarks:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
 from tasks.domain.card import card_files, merge_config
@@ -38,7 +39,8 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
         parameters={"job": job.model_dump(mode="json"), "inputs": inputs},
         flow_run_name=f"merge {job.name}",
         tags=[job.family, job.target, job.release.ref.slug],
-        idempotency_key=f"{job.merge_key}:{fence}",
+        # Another number for each try: under the same key Prefect would give back the run that has crashed.
+        idempotency_key=f"{job.merge_key}:{fence}:{task_run.get_run_count() or 1}",
         **run_options(job, inputs),
     )
     state = run.state
@@ -66,6 +68,8 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
         "tasks.engine",
         [str(config), str(out), "--json-lines"],
         deadline_seconds=settings().evaluate_deadline_seconds,
+        silence_seconds=settings().silence_seconds,
+        records=settings().children,
         on_event=progress,
     )
     _describe(job, folders, report, out)

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     pending_seconds: int = Field(default=300, ge=30)
     """How long a dispatched run may wait for a worker before its job is given to another attempt."""
     max_attempts: int = Field(default=3, ge=1)
+    retry_seconds: int = Field(default=30, ge=0)
+    """A job whose attempt came to no end is tried again so long after that attempt began; four times as long after each
+    further one."""
+    silence_seconds: int = Field(default=900, ge=10)
+    """A merge or an evaluation that has told of no progress for this long is ended."""
     stage_deadline_seconds: int = 600
     evaluate_deadline_seconds: int = 14400
     visible_deadline_seconds: int = 120
@@ -83,6 +88,11 @@ class Settings(BaseSettings):
     def logs(self) -> Path:
         """One log file per child process and per instance."""
         return self.home / "logs"
+
+    @property
+    def children(self) -> Path:
+        """Records of the child processes that flow runs on this host have."""
+        return self.run / "children"
 
     @property
     def routes(self) -> Path:

@@ -53,6 +53,12 @@ def read_result(path: Path) -> Measured:
     return Measured(_SCORES.validate_python(found["scores"]), found["seconds"], sent)
 
 
+def arguments(base_url: str, model: str, folder: Path, benchmarks: Sequence[str], out: Path) -> list[str]:
+    """What ``python -m tasks.harness`` is told, for whoever starts it; the same as ``measure`` takes."""
+    asked = ["--json-lines", "--base-url", base_url, "--model", model, "--folder", str(folder)]
+    return [*asked, "--benchmarks", ",".join(benchmarks), "--out", str(out)]
+
+
 def measure(
     *,
     base_url: str,
@@ -81,8 +87,7 @@ def measure(
     Raises:
         PipelineError: of the same type as in the child; TransientError if it ended without saying why.
     """
-    command = [sys.executable, "-m", "tasks.harness", "--json-lines", "--base-url", base_url, "--model", model]
-    command += ["--folder", str(folder), "--benchmarks", ",".join(benchmarks), "--out", str(out), *options]
+    command = [sys.executable, "-m", "tasks.harness", *arguments(base_url, model, folder, benchmarks, out), *options]
     environment = {**os.environ, **({"EMPELT_API_KEY": api_key} if api_key else {})}
     with tempfile.TemporaryFile("w+") as noise:
         child = subprocess.Popen(

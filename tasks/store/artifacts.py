@@ -3,8 +3,9 @@
     root/artifacts/<digest>/        the folder as it was made; files 0444, folders 0555
     root/manifests/<digest>.json    every file's path, sha256 and size, those outside the digest too
     root/scratch/<name>/            half-done work, on the same file system, so that adopting it is one rename
+    root/owners/<name>.json         the process that it is of: host, pid, start time
 
-The rename is the commit point: what stands under ``artifacts`` is whole. Standard library only.
+The rename is the commit point: what stands under ``artifacts`` is whole.
 """
 
 import errno
@@ -13,11 +14,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+
+import psutil
 
 from tasks.domain.errors import DiskFull, InputError, ModelRefused
 from tasks.domain.lineage import content_digest
@@ -37,7 +41,7 @@ class ArtifactStore:
     def __init__(self, root: Path, *, headroom_bytes: int = HEADROOM_BYTES) -> None:
         self.root = root.absolute()
         self.headroom_bytes = headroom_bytes
-        for room in ("artifacts", "manifests", "scratch"):
+        for room in ("artifacts", "manifests", "scratch", "owners"):
             (self.root / room).mkdir(parents=True, exist_ok=True)
         (self.root / ".lock").touch()
 
@@ -86,7 +90,21 @@ class ArtifactStore:
         path = self.root / "scratch" / name
         path.mkdir(exist_ok=True)
         os.utime(path)
+        owner = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+        (self.root / "owners" / f"{name}.json").write_text(json.dumps(owner), encoding="utf-8")
         return path
+
+    def drop_orphans(self) -> list[Path]:
+        """Remove scratch folders of processes of this host that are gone, by pid and start time; what was removed."""
+        orphans = []
+        for owner in sorted((self.root / "owners").iterdir()):
+            path = self.root / "scratch" / owner.stem
+            if path.exists() and _is_gone(owner):
+                drop(path)
+                orphans.append(path)
+            if not path.exists():
+                owner.unlink(missing_ok=True)
+        return orphans
 
     def sweep_scratch(self, older_than: timedelta) -> list[Path]:
         """Remove scratch folders in which nothing was written for ``older_than``; what was removed."""
@@ -222,6 +240,21 @@ class ArtifactStore:
             f"{self.root} has no room: {_mib(needed)} were needed and {_mib(self.free_bytes())} are free; "
             "make room and retry"
         )
+
+
+def _is_gone(owner: Path) -> bool:
+    """Whether the process that a scratch folder belongs to has ended; False where that cannot be told."""
+    try:
+        host, pid, started = json.loads(owner.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() != started or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _mib(size: int) -> str:

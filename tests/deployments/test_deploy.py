@@ -32,6 +32,8 @@ def client(prefect_server: int) -> "Iterator[SyncPrefectClient]":
             opened.delete_deployment(deployment.id)
         for pool in opened.read_work_pools():
             opened.delete_work_pool(pool.name)
+        for automation in opened.read_automations():
+            opened.delete_automation(automation.id)
         yield opened
 
 
@@ -95,7 +97,7 @@ def test_three_runs_leave_one_of_each(client: "SyncPrefectClient", classes: Path
     assert len(once["deployments"]) == 7
     assert set(once["deployments"].values()) == set(once["schedules"].values()) == {1}
     assert sorted(once["schedules"]) == ["nightly", "poll"]
-    assert set(once["automations"].values()) <= {1}
+    assert [count for name, count in once["automations"].items() if name.startswith("empelt: ")] == [1] * 4
     assert {change["action"] for change in first["changes"]} == {"created"}
     assert {change["action"] for change in third["changes"]} == {"kept"}
 
@@ -129,6 +131,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(client: "SyncPrefectClient", cla
     assert before["deployments"] == {}
     created = [change["name"] for change in told["changes"] if change["action"] == "created"]
     assert {"control", "gpu", "gpu/cpu", "gpu/h100", "watch-hub/schedule", "merge-candidate/gpu"} <= set(created)
+    assert sum(name.startswith("empelt: ") for name in created) == 4
     deployed()
     (classes / "cpu.yaml").write_text("name: cpu\nmemory_gib: 16\ncores: 8\nworkers: 5\n")
     again = deployed(dry_run=True)

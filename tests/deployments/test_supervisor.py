@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.supervisor import MARK, Child, Supervisor, require_free, same_process
+from deployments.supervisor import MARK, Child, Supervisor, require_free
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
+from tasks.processes import same_process
 from tests.deployments import supervised
 from tests.deployments.supervised import with_grandchild
 

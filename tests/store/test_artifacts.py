@@ -305,3 +305,20 @@ def test_a_process_killed_while_it_adopts_leaves_all_or_nothing(store, make_mode
         if made.exists():
             store.verify(store.adopt(made).digest)
     assert len(store.digests()) == 4
+
+
+def test_scratch_of_a_process_that_is_gone_is_dropped_and_that_of_a_living_one_is_kept(tmp_path):
+    store = ArtifactStore(tmp_path / "store")
+    mine, kept = store.scratch("mine"), store.scratch("elsewhere")
+    other_host = tmp_path / "store" / "owners" / "elsewhere.json"
+    other_host.write_text(json.dumps(["another-host", 1, 1.0]))
+    code = "import sys; from pathlib import Path; from tasks.store.artifacts import ArtifactStore\n"
+    code += "(ArtifactStore(Path(sys.argv[1])).scratch('left') / 'half').write_text('x')"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=True)
+    left = tmp_path / "store" / "scratch" / "left"
+    assert (left / "half").exists()
+    assert store.drop_orphans() == [left]
+    assert (left.exists(), mine.exists(), kept.exists()) == (False, True, True)
+    mine.rmdir()
+    assert store.drop_orphans() == []
+    assert sorted(path.stem for path in (tmp_path / "store" / "owners").iterdir()) == ["elsewhere"]

@@ -1,6 +1,9 @@
 """Long work in a child process, with real modules: what it says, how it fails, that it keeps its deadline."""
 
+import json
 import os
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -14,6 +17,7 @@ import pytest
 from tasks import child
 from tasks.child import run_child
 from tasks.domain.errors import DiskFull, EndpointUnavailable, InputError, PipelineError, TransientError
+from tasks.processes import end_orphans
 
 Write = Callable[[str], str]
 PREAMBLE = """
@@ -221,3 +225,96 @@ def test_a_child_uses_one_thread_unless_told_otherwise(module: Write, monkeypatc
 def test_a_module_that_does_not_exist_is_said_so() -> None:
     with pytest.raises(TransientError, match="No module named a_module_that_nobody_wrote"):
         run_child("a_module_that_nobody_wrote", [], deadline_seconds=60)
+
+
+# --- heartbeats, and everything below a child --------------------------------------------------------------------------
+def test_a_child_that_says_nothing_is_ended_and_one_that_goes_on_speaking_is_not(module: Write) -> None:
+    speaking = module("""
+        for number in range(30):
+            say("progress", done=number)
+            time.sleep(0.1)
+        say("report")
+    """)
+    assert run_child(speaking, [], deadline_seconds=60, silence_seconds=1.5)["event"] == "report"
+    with pytest.raises(TransientError, match="a_child said nothing for 2 s and was stopped"):
+        run_child(slow(module), [], deadline_seconds=60, silence_seconds=2)
+
+
+GRANDCHILD = """
+    import subprocess
+    below = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    say("progress", pid=below.pid)
+"""
+
+
+def test_what_a_child_started_ends_with_it(module: Write) -> None:
+    pids: list[int] = []
+    name = module(GRANDCHILD + '    say("report")\n')
+    run_child(name, [], deadline_seconds=60, on_event=lambda event: pids.append(event.get("pid", 0)))
+    assert gone(pids[0])
+
+
+def test_what_a_child_started_does_not_keep_an_overrun_deadline_waiting(module: Write) -> None:
+    pids: list[int] = []
+    # It holds the child's stdout: were it left alone, reading would never come to an end.
+    name = module(GRANDCHILD + "    time.sleep(300)\n")
+    with pytest.raises(TransientError, match="did not end within 5 s"):
+        run_child(name, [], deadline_seconds=5, on_event=lambda event: pids.append(event["pid"]))
+    assert gone(pids[0])
+
+
+def test_a_child_is_on_record_while_it_runs_by_pid_and_start_time(module: Write, tmp_path: Path) -> None:
+    records, seen = tmp_path / "records", list[dict[str, Any]]()
+
+    def look(event: dict[str, Any]) -> None:
+        seen.extend(json.loads(path.read_text()) for path in records.glob("*.json"))
+        seen[-1]["said"] = event["pid"]
+        assert psutil.Process(event["pid"]).create_time() == seen[-1]["child"][1]
+
+    run_child(module("say('report', pid=os.getpid())"), [], deadline_seconds=60, records=records, on_event=look)
+    assert [(told["what"], told["child"][0], told["master"][0]) for told in seen] == [
+        ("a_child", seen[0]["said"], os.getpid())
+    ]
+    assert list(records.iterdir()) == []
+
+
+MASTER = """
+import sys
+from pathlib import Path
+from tasks.child import run_child
+run_child("a_child", [], deadline_seconds=300, records=Path(sys.argv[1]), on_event=lambda e: print(e["pid"], flush=True))
+"""
+
+
+def test_a_killed_master_leaves_no_child_and_the_next_to_look_ends_what_is_below(module: Write, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    module("say('progress', pid=os.getpid())\n" + textwrap.dedent(GRANDCHILD) + "time.sleep(300)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(child.__file__).parents[1])])
+    command = [sys.executable, "-c", MASTER, str(records)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as master:
+        assert master.stdout is not None
+        tied, below = int(master.stdout.readline()), int(master.stdout.readline())
+        assert end_orphans(records) == []  # its master lives
+        assert not gone(tied)
+        master.kill()
+        master.wait()
+        deadline = time.monotonic() + 20
+        while not gone(tied):
+            assert time.monotonic() < deadline, "the kernel did not end the child with its master"
+            time.sleep(0.05)
+        assert not gone(below)
+        assert end_orphans(records) == [f"a_child (pid {below})"]
+    assert gone(below)
+    assert list(records.iterdir()) == []
+
+
+def test_a_record_whose_pid_was_given_to_somebody_else_ends_nobody(tmp_path: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    try:
+        told = {"what": "x", "mark": "m", "child": [stranger.pid, 12.5], "master": [stranger.pid, 12.5]}
+        (tmp_path / "m.json").write_text(json.dumps(told))
+        assert end_orphans(tmp_path) == []
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
