@@ -3,7 +3,6 @@
 Exit codes: 0 done; 1 something failed; 2 refused as asked (nothing was changed); 3 may pass if tried again; 130 Ctrl-C.
 """
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
-from deployments import completion
+from deployments import completion, operating
 from deployments.deploy_command import deploy
+from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
 from tasks.doors import open_ledger
 from tasks.settings import Settings, settings
+from tasks.settings_layers import refusal
 
 app = typer.Typer(
     name="empelt",
@@ -28,7 +28,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
 base = typer.Typer(
     name="base",
     help="Tuned bases: register one, with proof of its parent.",
@@ -37,15 +36,6 @@ base = typer.Typer(
 )
 app.add_typer(base)
 app.command()(deploy)
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
-
-
-def show(value: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print ``value`` as JSON, or ``text`` for people."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-    else:
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -330,23 +320,16 @@ def backfill(
     show(found, as_json, as_text(found))
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check this host: environments, ports, disk, catalog, Hub, server. Exits with 1 if something needs mending."""
-    from deployments.doctor import as_text, examine
-
-    findings = examine(settings())
-    show({"ok": all(f["ok"] for f in findings), "findings": findings}, as_json, as_text(findings))
-    if not all(f["ok"] for f in findings):
-        raise typer.Exit(1)
-
-
 @app.command(hidden=True)
 def agent() -> None:
     """Make desired state true on this host; a child of `empelt up`."""
     from deployments.serving import run_agent_here
 
     run_agent_here(settings())
+
+
+app.command()(operating.doctor)
+app.command(hidden=True)(operating.receiver)
 
 
 @app.command(hidden=True)
@@ -376,10 +359,8 @@ def main() -> NoReturn:
     except ValidationError as error:
         if error.title != Settings.__name__:
             raise
-        problems = [f"EMPELT_{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}" for e in error.errors()]
-        err.print(
-            "\n  - ".join(["the environment was refused", *problems]), highlight=False, markup=False, soft_wrap=True
-        )
+        told = "\n  - ".join(["the settings were refused", *refusal(error)])
+        err.print(told, highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except (PipelineError, MergeError) as error:
         err.print(f"{type(error).__name__}: ", style="bold red", end="")

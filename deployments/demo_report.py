@@ -15,12 +15,12 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
 )
 from prefect.client.schemas.sorting import TaskRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.demo_wait import Ended
 from tasks.domain.errors import EndpointUnavailable
 from tasks.domain.report import gate_rows
 from tasks.doors import open_ledger
+from tasks.prefect_api import prefect_of
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def job_report(settings: Settings, job: Ended, pushed: tuple[str, datetime] | No
 def wait_for_run(settings: Settings, flow_run_id: str, seconds: float = 180) -> None:
     """A job ends in the ledger before its page is drawn and its run ends: wait for that."""
     deadline = time.monotonic() + seconds
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             state = client.read_flow_run(UUID(flow_run_id)).state
             if state is not None and state.is_final():
@@ -122,7 +122,7 @@ def decision_of(settings: Settings, job: Ended) -> str:
         key=ArtifactFilterKey(any_=[key]),
         flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(job.end.flow_run_id)] if job.end.flow_run_id else []),
     )
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=run, limit=1)
     address = f"{settings.prefect_url}/v2/artifacts"
     return f"{address}/artifact/{found[0].id}" if found else f"{address}/key/{key}"
@@ -130,7 +130,7 @@ def decision_of(settings: Settings, job: Ended) -> str:
 
 def stages(settings: Settings, flow_run_id: str) -> list[dict[str, Any]]:
     """Name and seconds of every task run of a flow run, in order."""
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         runs = client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
             task_run_filter=TaskRunFilter(),

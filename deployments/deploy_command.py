@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from deployments.output import AsJson, show
+
 
 class GpuPool(StrEnum):
     """What starts the runs of the gpu pool."""
@@ -20,7 +22,7 @@ def deploy(
     template: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Base job template of a Kubernetes pool.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write deployments, schedules, pools and queues to a shared Prefect server (PREFECT_API_URL). Safe to repeat.
 
@@ -28,7 +30,6 @@ def deploy(
 
     Exit codes: 0 written or shown, 2 refused with all reasons and nothing written, 3 no server answers.
     """
-    from deployments.command import show
     from deployments.deploying import as_text
     from deployments.deploying import deploy as write
     from tasks.settings import settings

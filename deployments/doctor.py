@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from deployments import settled
 from deployments.supervisor import require_free
 from deployments.up import LEAST_FREE_BYTES, answers
 from tasks.domain.catalog import Family, Repository
@@ -27,6 +28,7 @@ print(*[f"{d.name} {d.version}" for d in m.distributions() if d.name in ("vllm",
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which they matter."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("settings", settled.check),
         ("python", _python),
         ("serving environment", _serving),
         ("catalog", _catalog),
@@ -125,12 +127,16 @@ def _prefect(settings: Settings) -> str:
     if not answers(f"{settings.prefect_url}/api/ready"):
         require_free("127.0.0.1", settings.prefect_port, "the Prefect server")
         return f"not running; port {settings.prefect_port} is free"
-    there = httpx.get(f"{settings.prefect_url}/api/admin/version", timeout=5).json()
+    auth = settings.prefect_auth.get_secret_value().partition(":")[::2] if settings.prefect_auth else None
+    answer = httpx.get(f"{settings.prefect_url}/api/admin/version", auth=auth, timeout=5)
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise PipelineError(f"{settings.prefect_url} asks for another password: set EMPELT_PREFECT_AUTH, or its _FILE")
+    there = answer.raise_for_status().json()
     if there != version("prefect"):
         raise PipelineError(
             f"the server is prefect {there}, this client {version('prefect')}: run the same on both (HTTP 422 else)"
         )
-    return f"prefect {there} at {settings.prefect_url}"
+    return f"prefect {there} at {settings.prefect_url}{', with a password' if settings.prefect_auth else ''}"
 
 
 def _gateway(settings: Settings) -> str:

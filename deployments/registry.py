@@ -22,7 +22,6 @@ from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Interval
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
@@ -49,6 +48,7 @@ from flows.watch_hub import watch_hub
 from tasks.domain.sizing import load_classes
 from tasks.forms import Form, forms_now
 from tasks.forms import refresh_forms as refresh_forms
+from tasks.prefect_api import prefect_of
 from tasks.settings import Settings
 
 # Without a command prefect 3.9 starts a second Python for each run, to prepare a workspace that we have not: 3 s of CPU
@@ -137,8 +137,7 @@ def apply(settings: Settings, wanted: Wanted, *, dry_run: bool = False) -> list[
         CatalogError: a class file is wrong; InputError: a pool has another type. Nothing was written.
     """
     classes = load_classes(settings.catalog)
-    # Prefect reads its settings when it is imported, which may have been before there was a server: say it again here.
-    with temporary_settings({PREFECT_API_URL: wanted.api}):
+    with prefect_of(settings, wanted.api):
         with get_client(sync_client=True) as client:
             changes = apply_pools(client, pools(wanted.gpu, wanted.template), dry_run=dry_run)
             changes += apply_queues(client, queues(classes), dry_run=dry_run)
@@ -207,7 +206,7 @@ def crash_stray_runs(settings: Settings) -> int:
     """
     states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     wanted, crashed = FlowRunFilter(state=FlowRunFilterState(type=states)), 0
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    with prefect_of(settings), get_client(sync_client=True) as client:
         while stray := client.read_flow_runs(flow_run_filter=wanted, limit=200):
             for run in stray:
                 ended = Cancelled if run.state and run.state.is_cancelling() else Crashed

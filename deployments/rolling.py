@@ -4,11 +4,11 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from deployments.up import answers
 from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.doors import open_ledger
+from tasks.prefect_api import prefect_of
 from tasks.runs import start_run
 from tasks.settings import Settings
 
@@ -26,7 +26,7 @@ def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[st
         raise InputError(f"channel {channel!r} has never served anything; channels: {known}")
     if not answers(f"{settings.prefect_url}/api/ready"):
         raise EndpointUnavailable(f"no Prefect server at {settings.prefect_url}: start it with `empelt up`")
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api", PREFECT_HOME: settings.home / "prefect"}):
+    with prefect_of(settings):
         try:
             run = start_run(
                 "rollback-channel/by-hand",

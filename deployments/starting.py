@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from deployments.up import answers
 from tasks.domain.errors import EndpointUnavailable
+from tasks.prefect_api import prefect_of
 from tasks.runs import start_run
 from tasks.settings import Settings
 
@@ -30,7 +30,7 @@ def start_on(settings: Settings, name: str, parameters: dict[str, Any], tags: Se
         EndpointUnavailable: if no server is up, or it went away.
     """
     require_server(settings)
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api", PREFECT_HOME: settings.home / "prefect"}):
+    with prefect_of(settings):
         try:
             run = start_run(name, wait=False, parameters=parameters, tags=list(tags))
         except httpx.HTTPError as error:

@@ -21,6 +21,7 @@ from tasks.domain.errors import DiskFull, InputError, ServingMissing
 from tasks.doors import open_ledger, open_store
 from tasks.harness.suite import known_benchmarks, requests_of
 from tasks.settings import LAUNCHER, REMEMBERED, Settings
+from tasks.settings_sources import PREFIX, SECRETS
 
 Say = Callable[[str], None]
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -42,17 +43,29 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def ours(settings: Settings) -> dict[str, str]:
-    """What an installation was started with, without the token."""
-    given = {name: str(value) for name, value in settings if name != "hub_token"}
-    return {f"EMPELT_{name.upper()}": value for name, value in {**given, "ledger_url": settings.ledger}.items()}
+    """What an installation was started with, without secrets; only a ledger's URL is handed on, with its password."""
+    given = {name: "" if value is None else str(value) for name, value in settings if name not in SECRETS}
+    if settings.ledger_url_file is None:
+        given["ledger_url"] = settings.ledger
+    return {f"{PREFIX}{name.upper()}": value for name, value in given.items()}
+
+
+def withheld(environment: Mapping[str, str], *secrets: str) -> dict[str, str]:
+    """``environment`` for a child that has no use for ``secrets``: whoever does not know one cannot give it away."""
+    names = [f"{PREFIX}{name.upper()}{end}" for name in secrets for end in ("", "_FILE")]
+    names += ["HF_TOKEN"] if "hub_token" in secrets else []
+    names += ["PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"] if "prefect_auth" in secrets else []
+    return {**environment, **dict.fromkeys(names, "")}
 
 
 def prefects(settings: Settings) -> dict[str, str]:
     """Prefect's own settings, for its server, the workers and every run."""
+    auth = settings.prefect_auth.get_secret_value() if settings.prefect_auth else ""
     return {
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
+        **({"PREFECT_SERVER_API_AUTH_STRING": auth, "PREFECT_API_AUTH_STRING": auth} if auth else {}),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
@@ -113,12 +126,17 @@ def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Itera
             say(f"ended {name}, left by an earlier run")
         require_free("127.0.0.1", settings.prefect_port, "the Prefect server")
         require_free(settings.gateway_host, settings.gateway_port, "the gateway")
+        if settings.webhook_secret:
+            require_free(settings.webhook_host, settings.webhook_port, "the Hub's events")
+        if settings.metrics_port:
+            require_free(settings.metrics_host, settings.metrics_port, "/metrics")
         freed = open_ledger().expire_claims_of()
         if freed:
             say(f"{len(freed)} job(s) were under way when the last run ended; the watch takes them up again")
         open_store().sweep_scratch(timedelta(days=1))
-        # Only a worker has to do with the Hub, so only a worker gets the token.
-        early = [*([hub] if hub else []), *servers(settings, {**environment, "EMPELT_HUB_TOKEN": "", "HF_TOKEN": ""})]
+        if hub:
+            hub.env = withheld(hub.env, *SECRETS)
+        early = [*([hub] if hub else []), *servers(settings, environment)]
         for child in early:
             supervisor.start(child)
         for child in early:
@@ -139,7 +157,10 @@ def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Itera
 
 
 def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
-    """Prefect server, launcher, gateway, agent."""
+    """Prefect server, launcher, gateway, agent, and the receiver if anything is to be received or measured.
+
+    Only a worker has to do with the Hub, so only a worker gets the token; and so on with the other secrets.
+    """
     launcher_socket = settings.run / "launcher.sock"
     launcher_socket.unlink(missing_ok=True)  # of a launcher that was killed; its own end has been seen to above
     began, long_ago = datetime.now(UTC), datetime.min.replace(tzinfo=UTC)
@@ -158,11 +179,16 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 "--port",
                 str(settings.prefect_port),
             ],
-            environment,
+            withheld(environment, "hub_token", "webhook_secret", "ledger_url"),
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,
         ),
-        Child("gateway", [*empelt, "gateway"], environment, is_ready=lambda: answers(f"{settings.gateway_url}/health")),
+        Child(
+            "gateway",
+            [*empelt, "gateway"],
+            withheld(environment, *SECRETS),
+            is_ready=lambda: answers(f"{settings.gateway_url}/health"),
+        ),
         # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
         Child(
             "launcher",
@@ -170,7 +196,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 *(str(settings.serving_python), str(LAUNCHER), "--die-with-parent"),
                 *("--socket", str(launcher_socket), "--logs", str(settings.logs)),
             ],
-            {**environment, "HF_HUB_OFFLINE": "1"},
+            {**withheld(environment, *SECRETS), "HF_HUB_OFFLINE": "1"},
             is_ready=launcher_socket.exists,
             ready_seconds=300,
             grace_seconds=30,
@@ -178,18 +204,36 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
         Child(
             "agent",
             [*empelt, "agent"],
-            environment,
+            withheld(environment, "hub_token", "webhook_secret", "prefect_auth"),
             is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
         ),
+        *receivers(settings, environment),
+    ]
+
+
+def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
+    """The process that the Hub's events and Prometheus come to: none if there is neither a secret nor a port."""
+    asked = [f"http://{settings.webhook_host}:{settings.webhook_port}/health"] if settings.webhook_secret else []
+    asked += [f"http://{settings.metrics_host}:{settings.metrics_port}/health"] if settings.metrics_port else []
+    if not asked:
+        return []
+    return [
+        Child(
+            "receiver",
+            [sys.executable, "-m", "deployments", "receiver"],
+            withheld(environment, "hub_token"),
+            is_ready=lambda: all(answers(url) for url in asked),
+        )
     ]
 
 
 def workers(environment: Mapping[str, str]) -> list[Child]:
     """One process worker for each pool; a gpu worker runs one merge at a time."""
     start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
+    mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
     return [
-        Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], environment),
-        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], environment),
+        Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
+        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], mine),
     ]
 
 

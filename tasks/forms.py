@@ -10,11 +10,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from tasks.domain.catalog import Catalog, load_catalog
 from tasks.domain.due import order_releases
 from tasks.domain.forms import approve_form, backfill_form, publish_form, remerge_form, rollback_form
+from tasks.prefect_api import prefect_of
 from tasks.settings import Settings, settings
 from tasks.store.ledger import Ledger
 from tasks.waiting import name_of
@@ -31,10 +32,7 @@ def refresh_forms(chosen: Settings, api: str = "") -> list[str]:
     For whoever changes the catalog while all is up: ``empelt up`` and every watch call it too. Safe to repeat.
     """
     changed, wanted = [], forms_now(chosen)
-    with (
-        temporary_settings({PREFECT_API_URL: api or f"{chosen.prefect_url}/api"}),
-        get_client(sync_client=True) as client,
-    ):
+    with prefect_of(chosen, api), get_client(sync_client=True) as client:
         for name, form in wanted.items():
             if _refresh(client, name, form):
                 changed.append(name)

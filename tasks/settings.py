@@ -1,4 +1,4 @@
-"""Where everything is on this host, from EMPELT_* variables.
+"""Where everything is on this host, from EMPELT_* variables and a file of settings (``tasks.settings_sources``).
 
 Flow runs are processes of their own: a worker passes its environment on, so the same variables reach every run.
 """
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.settings_layers import Layered, home_of_this_process
 
 ROOT = Path(__file__).resolve().parents[1]
 REMEMBERED = "installation.env"
@@ -16,10 +17,8 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(BaseSettings):
+class Settings(Layered):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
-
-    model_config = SettingsConfigDict(env_prefix="EMPELT_", extra="ignore", frozen=True)
 
     home: Path = Path(".empelt")
     """Everything that is written on this host lies below it: store, ledger, Prefect's database, logs, sockets."""
@@ -28,18 +27,37 @@ class Settings(BaseSettings):
     """Comma-separated families that run here; they must be named, since each holds a GPU's worth of models."""
     targets: str = ""
     """Comma-separated targets that run here; all those of the families if empty."""
-    ledger_url: str = ""
-    """SQLAlchemy URL; a SQLite file in ``home`` if empty."""
+    ledger_url: SecretStr | None = None
+    """SQLAlchemy URL; a SQLite file in ``home`` if not set. May hold a password."""
+    ledger_url_file: Path | None = None
     store_folder: str = ""
     """Root of the artifact store; ``store`` in ``home`` if empty. On several machines a folder that all of them see."""
+    run_folder: str = ""
+    """Sockets and routes; ``run`` in ``home`` if empty. The agent, the launcher and the gateway of a host share it."""
     hub_endpoint: str = "https://huggingface.co"
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
+    hub_token_file: Path | None = None
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
     prefect_host: str = "127.0.0.1"
     """Where the Prefect server answers; `empelt up` starts it on loopback."""
     prefect_port: int = 4200
+    prefect_auth: SecretStr | None = None
+    """``user:password`` that Prefect's API asks for; it asks nobody if not set."""
+    prefect_auth_file: Path | None = None
+    webhook_secret: SecretStr | None = None
+    """What the Hub sends as X-Webhook-Secret; there is no receiver without it."""
+    webhook_secret_file: Path | None = None
+    webhook_host: str = "127.0.0.1"
+    webhook_port: int = 8720
+    webhook_seconds: int = Field(default=5, ge=1)
+    """The watch is started so long after the first event; what arrives meanwhile starts no other one."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+    """Where /metrics answers; 0 is nowhere."""
+    log_format: Literal["text", "json"] = "text"
+    """Of our own processes and of flow runs; ``json`` is one object per line."""
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
     device: Literal["cpu", "gpu"] = "cpu"
@@ -74,6 +92,13 @@ class Settings(BaseSettings):
         # Not resolve(): a virtual environment's python is a link, and the link is what makes it one.
         return Path.cwd() / value.expanduser()
 
+    @field_validator("prefect_auth", mode="after")
+    @classmethod
+    def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(value.get_secret_value().partition(":")):
+            raise ValueError("expected user:password")
+        return value
+
     @property
     def store(self) -> Path:
         """Root of the artifact store."""
@@ -82,7 +107,7 @@ class Settings(BaseSettings):
     @property
     def run(self) -> Path:
         """Sockets, routes and process records of what runs now."""
-        return self.home / "run"
+        return Path.cwd() / Path(self.run_folder).expanduser() if self.run_folder else self.home / "run"
 
     @property
     def logs(self) -> Path:
@@ -102,7 +127,7 @@ class Settings(BaseSettings):
     @property
     def ledger(self) -> str:
         """The ledger's URL."""
-        return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
+        return self.ledger_url.get_secret_value() if self.ledger_url else f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
     def gateway_url(self) -> str:
@@ -133,5 +158,4 @@ class Settings(BaseSettings):
 @lru_cache
 def settings() -> Settings:
     """This process's settings, read once: the environment, else what the installation in this home was started with."""
-    chosen = Settings()
-    return Settings(_env_file=chosen.home / REMEMBERED)
+    return Settings(_env_file=home_of_this_process(Settings) / REMEMBERED)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
 from deployments.up import bring_up, check, environment_of, remember
 from tasks.domain.errors import AddressInUse, CatalogError, DiskFull, InputError, PipelineError, ServingMissing
@@ -153,7 +154,7 @@ def test_a_child_reads_the_same_settings_from_its_environment(home: Path, monkey
     )
     for name, value in environment_of(given).items():
         monkeypatch.setenv(name, value)
-    assert Settings() == given.model_copy(update={"ledger_url": given.ledger})
+    assert Settings() == given.model_copy(update={"ledger_url": SecretStr(given.ledger)})
 
 
 def test_a_later_command_needs_to_be_told_the_home_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
