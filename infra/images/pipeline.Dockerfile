@@ -25,7 +25,10 @@ COPY --chown=empelt:empelt deployments deployments
 # The agent asks whether the launcher's script is there, although another container runs it.
 COPY --chown=empelt:empelt infra/serving infra/serving
 RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable .
+COPY --chown=empelt:empelt infra/images/with-secrets.sh infra/images/
+COPY --chown=empelt:empelt infra/kubernetes infra/kubernetes
 
 ENV EMPELT_HOME=/var/lib/empelt PREFECT_HOME=/var/lib/empelt/prefect
 VOLUME /var/lib/empelt
+ENTRYPOINT ["/app/infra/images/with-secrets.sh"]
 CMD ["empelt", "--help"]

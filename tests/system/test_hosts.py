@@ -280,7 +280,8 @@ def test_redis_holds_what_the_five_settings_put_there(site: Site, merged: dict[s
     taken = {"names": ["for-a-lease"], "slots": 1, "mode": "concurrency", "lease_duration": 60}
     lease = server.ask(f"{site.api}/v2/concurrency_limits/increment-with-lease", taken)
     keys = redis(server, site.redis, "KEYS", "*").split()
-    assert any(key.startswith("prefect:concurrency:") and lease["lease_id"] in key for key in keys), keys  # leases
-    streams = [key for key in keys if redis(server, site.redis, "TYPE", key).strip() == "stream"]
-    assert [key for key in streams if "docket" in key], keys  # background work of the server
-    assert [key for key in streams if "events" in key or "prefect" in key], keys  # messaging
+    assert f"prefect:concurrency:lease:{lease['lease_id']}" in keys  # CONCURRENCY_LEASE_STORAGE
+    assert "prefect-server:stream" in keys  # DOCKET_URL: the server's background work
+    assert "events" in keys  # EVENTS_MESSAGING_BROKER
+    for beginning in ("message:messaging-cache:", "triggers:seen:"):  # EVENTS_MESSAGING_CACHE, EVENTS_CAUSAL_ORDERING
+        assert [key for key in keys if key.startswith(beginning)], beginning
