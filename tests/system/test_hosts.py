@@ -23,7 +23,7 @@ import pytest
 from infra.local_hub import push_folder
 from tests.system.hosts import ROOT, Host, free_port, hosts, redis, start_postgres, start_redis, until
 
-pytestmark = [pytest.mark.system, pytest.mark.hosts, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.hosts, pytest.mark.timeout(1200)]
 MODELS = ROOT / "infra" / "demo_family" / "models"
 CATALOG = ROOT / "deployments" / "catalog"
 LAUNCHER = ROOT / "tests" / "endpoints" / "fake_launcher.py"
@@ -112,7 +112,7 @@ def site() -> Iterator[Site]:
         begin_server(server, api, database, messages, ports)
         found = Site(made, api, gateway, messages, store)
         try:
-            until(lambda: server.answers(f"{api}/ready"), seconds=180, what="the Prefect server")
+            until(lambda: server.answers(f"{api}/ready"), seconds=300, what="the Prefect server")
             begin_others(found, run)
             yield found
         except BaseException:
@@ -178,7 +178,7 @@ def merged(site: Site) -> dict[str, Any]:
         runs = site.runs("merge-candidate")
         return runs[0] if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED") else None
 
-    return dict(until(ended, seconds=240, what=f"a merge:\n{site.told()}"))
+    return dict(until(ended, seconds=480, what=f"a merge:\n{site.told()}"))
 
 
 def test_each_host_has_a_network_of_its_own_where_the_machine_allows_it(site: Site) -> None:
@@ -258,7 +258,7 @@ def test_what_is_published_on_one_host_is_served_by_another(site: Site, merged: 
         runs = site.runs("publish-model")
         return runs[0] if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED") else None
 
-    run = until(ended, seconds=120, what=f"the publishing:\n{site.told()}")
+    run = until(ended, seconds=240, what=f"the publishing:\n{site.told()}")
     assert run["state_type"] == "COMPLETED", run["state"]
     answer = one.ask(f"{site.gateway}/v1/completions", {"model": "eu", "prompt": "kaixo"})
     assert answer["choices"][0]["text"].startswith(digest)  # what stands for vLLM answers with its model's folder
