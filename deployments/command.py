@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from deployments import completion, operating
+from deployments import collecting, completion, operating
 from deployments.deploy_command import deploy
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
@@ -328,7 +328,10 @@ def agent() -> None:
     run_agent_here(settings())
 
 
+app.command()(collecting.gc)
 app.command()(operating.doctor)
+app.command()(operating.backup)
+app.command()(operating.restore)
 app.command(hidden=True)(operating.receiver)
 
 

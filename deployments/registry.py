@@ -40,6 +40,7 @@ from deployments.pools import (
 )
 from flows.approve_release import approve_release
 from flows.backfill_base import backfill_base
+from flows.collect_garbage import collect_garbage
 from flows.merge_candidate import merge_candidate
 from flows.publish_model import publish_model
 from flows.remerge_release import remerge_release
@@ -93,6 +94,14 @@ def deployments(settings: Settings, version: str, command: str | None = HERE) ->
         tags=["empelt", "watch"],
         **common,
     )
+    garbage = collect_garbage.to_deployment(
+        name="nightly",
+        description="Removes artifacts that nothing refers to, half-done work of dead processes, the oldest reports.",
+        schedules=[Cron(settings.garbage_cron, timezone=settings.timezone, slug="nightly")],
+        work_pool_name=CONTROL,
+        tags=["empelt"],
+        **common,
+    )
     rest = [
         entry.flow.to_deployment(
             name=entry.name,
@@ -103,7 +112,7 @@ def deployments(settings: Settings, version: str, command: str | None = HERE) ->
         )
         for entry in ENTRIES
     ]
-    return [cast(RunnerDeployment, deployment) for deployment in (watch, *rest)]
+    return [cast(RunnerDeployment, deployment) for deployment in (watch, garbage, *rest)]
 
 
 class Wanted(NamedTuple):

@@ -1,6 +1,5 @@
 """The agent and the gateway, wired to this installation's ledger, store and launcher."""
 
-import logging
 import signal
 import threading
 
@@ -12,14 +11,13 @@ from tasks.endpoints.gateway import run_gateway
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.placement import Device
 from tasks.endpoints.profile import ServingProfile
+from tasks.logs import set_up_logging
 from tasks.settings import LAUNCHER, Settings
-
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_agent_here(settings: Settings) -> None:
     """Make desired state true until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    set_up_logging(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -47,5 +45,5 @@ def run_agent_here(settings: Settings) -> None:
 
 def run_gateway_here(settings: Settings) -> None:
     """Answer people until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    set_up_logging(settings)
     run_gateway(settings.routes, settings.gateway_host, settings.gateway_port)

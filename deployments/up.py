@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 from deployments.supervisor import Child, Supervisor, require_free
@@ -24,6 +25,7 @@ from tasks.settings import LAUNCHER, REMEMBERED, Settings
 from tasks.settings_sources import PREFIX, SECRETS
 
 Say = Callable[[str], None]
+LOGGING = Path(__file__).with_name("logging.yml")
 LEAST_FREE_BYTES = 2 * 1024**3
 
 
@@ -77,6 +79,9 @@ def prefects(settings: Settings) -> dict[str, str]:
         # Four of these without a word are a crash (tasks/lost.py, deployments/automations.py).
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+        "PREFECT_LOGGING_SETTINGS_PATH": str(LOGGING),  # strikes secrets out
+        **({"PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "empelt"} if settings.log_format == "json" else {}),
+        "PREFECT_LOGGING_COLORS": "false",  # into files
         "PREFECT_CLI_PROMPT": "false",
         # Where a proxy is set, what is on this host must not go through it.
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost"])),

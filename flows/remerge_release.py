@@ -7,7 +7,9 @@ from prefect.states import Completed
 from flows.publish_model import publish_model
 from tasks.approve import ask_approval
 from tasks.cancelled import hold_on_cancel
-from tasks.domain.jobs import ClaimTicket, PublishRequest, ReleaseText
+from tasks.disk import reserve_room, wait_for_room
+from tasks.domain.errors import DiskFull
+from tasks.domain.jobs import ClaimTicket, Job, PublishRequest, ReleaseText
 from tasks.domain.models import ModelRef
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
 from tasks.hub import fetch_all
@@ -34,21 +36,29 @@ def remerge_release(
         claim: filled in by the watch; leave it empty when starting a run by hand.
     """
     job = open_job(family, release, target)
+    try:
+        return _carry_out(job, claim)
+    except DiskFull as full:
+        return Completed(name="WaitsForRoom", message=wait_for_room(job, full))
+
+
+def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
     with reported(job), claimed(job, claim) as held:
         if held is None:
             name, why = unclaimed(job)
             return Completed(name=name, message=why)
+        reserve_room(job)
         inputs = fetch_all(job)
         digest = merge_on_gpu(job, inputs, held.fence)
-        with staged(family, digest, job.channel, job.release.ref) as ready:
+        with staged(job.family, digest, job.channel, job.release.ref) as ready:
             candidate, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, candidate)
             generation, live = evaluate_live(job, candidate)
             verdict = judge_candidate(job, scores, parents, live)
             ended, outcome = verdict_name(job, verdict)
             request = PublishRequest(
-                family=family,
-                target=target,
+                family=job.family,
+                target=job.target,
                 channel=job.channel,
                 artifact_digest=digest,
                 release=job.release.ref,

@@ -7,7 +7,7 @@ from prefect.states import Completed
 from tasks.cancelled import hold_cancelled
 from tasks.doors import open_catalog
 from tasks.forms import keep_forms
-from tasks.hub import find_releases
+from tasks.hub import find_releases, report_calls
 from tasks.ledger import WATCH, alone
 from tasks.lost import find_lost, rested
 from tasks.overview import show_pages
@@ -29,6 +29,7 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         find_lost()  # before the plan: what it frees is due again
         families = open_catalog().families
         planned = [row for family in families for row in plan_due(family, find_releases(family, full_rescan))]
+        report_calls()
         rows = hold_cancelled(planned)
         due = rested(rows)[: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]

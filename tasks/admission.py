@@ -49,7 +49,15 @@ def examine(
         base = resolve(family.base)
     except ModelRefused as refusal:  # which must not stop the watch of the other families
         return recognise(state, rule, memory, now, Findings(refused=f"base: {refusal}"))
-    findings = look(open_source(), state.ref, base, architectures=family.architectures, released=released)
+    findings = look(
+        open_source(),
+        state.ref,
+        base,
+        architectures=family.architectures,
+        released=released,
+        tags=state.tags,
+        licences=family.licences,
+    )
     return recognise(state, rule, memory, now, findings)
 
 
@@ -65,13 +73,11 @@ def ruled(family: Family, releases: Iterable[Release]) -> list[Release]:
     Such a run is on record as a release too, but it is brought to no other target, and supersedes nothing, unless the
     same files were seen under a name that the rule knows: a release that a person ran from a copy, or was renamed.
     """
-
-    def known(release: Release) -> bool:
-        if follows_rule(family, release.ref.repo_id):
-            return True
-        return any(follows_rule(family, repo_id) for repo_id in open_ledger().repos_with(release.content_digest))
-
-    return [release for release in releases if known(release)]
+    asked = list(releases)
+    others = {r.content_digest for r in asked if not follows_rule(family, r.ref.repo_id)}
+    names = open_ledger().repos_with_any(others) if others else {}
+    unknown = {digest for digest, repos in names.items() if not any(follows_rule(family, name) for name in repos)}
+    return [release for release in asked if release.content_digest not in unknown]
 
 
 def admit(family: Family, state: RepoState, now: datetime) -> Release:

@@ -42,7 +42,7 @@ def open_approval(candidate: str, decision: Literal["publish", "reject"]) -> tup
     fact = open_ledger().job(waiting.job_key)
     if fact is None:
         raise InputError(f"{name_of(waiting)} waits, but its job {waiting.job_key[:12]} is not on record")
-    if decision == "publish" and not open_store().has(waiting.request.artifact_digest):
+    if decision == "publish" and not open_store().use(waiting.request.artifact_digest):
         raise ModelRefused(
             f"{name_of(waiting)} cannot be published: its artifact {waiting.request.artifact_digest} is not in the "
             "store any more. Reject it, or run its job again from the form of remerge-release"

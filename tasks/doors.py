@@ -8,6 +8,7 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     from tasks.domain.catalog import Catalog
     from tasks.endpoints.protocol import Endpoint
+    from tasks.sources.directory import DirectorySource
     from tasks.sources.hub import HubSource
     from tasks.store.artifacts import ArtifactStore
     from tasks.store.ledger import Ledger
@@ -38,7 +39,7 @@ def open_store() -> "ArtifactStore":
     """The artifact store of this host."""
     from tasks.store.artifacts import ArtifactStore
 
-    return ArtifactStore(settings().store)
+    return ArtifactStore(settings().store, quota_bytes=int(settings().store_quota_gib * 2**30))
 
 
 @lru_cache
@@ -54,12 +55,16 @@ def open_endpoint(family: str = "") -> "Endpoint":
 
 
 @lru_cache
-def open_source() -> "HubSource":
-    """The Hub that releases are watched on."""
+def open_source() -> "HubSource | DirectorySource":
+    """Where releases are watched: a Hub, or a directory if the endpoint is a ``file:`` address."""
+    endpoint, token = settings().hub_endpoint, settings().hub_token
+    if endpoint.startswith("file:"):
+        from tasks.sources.directory import DirectorySource
+
+        return DirectorySource.at(endpoint)
     from tasks.sources.hub import HubSource
 
-    token = settings().hub_token
-    return HubSource(settings().hub_endpoint, token.get_secret_value() if token else None)
+    return HubSource(endpoint, token.get_secret_value() if token else None)
 
 
 def forget() -> None:

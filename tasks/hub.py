@@ -5,29 +5,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from uuid import uuid4
+from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.absence import VANISHED, hold_vanished, lift_moot
 from tasks.admission import examine, hold_key, release_of
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source, open_store
+from tasks.polls import counted
 from tasks.runs import HUB
-from tasks.sources.detection import instruct_releases, name_problem
+from tasks.sources.detection import instruct_releases
 from tasks.sources.failures import HubBusy
-from tasks.sources.protocol import RepoState
+from tasks.sources.protocol import At, RepoState
 from tasks.sources.recognition import Recognition
+from tasks.sources.room import alone_in
 
 LONGEST_PAUSE_SECONDS = 60.0
 """A Hub that asks for more than this is asked again by the next watch."""
-SELF_LIFTING = ("gated:", "disabled:", "base:")
+SELF_LIFTING = ("gated:", "disabled:", "base:", "licence:", VANISHED)
 """Holds that end without a new commit, such as when access is granted: looked at by every watch."""
-IDENTITY = "identity:"
-"""Only a person lifts these."""
 
 
 @task(name="find-releases", task_run_name="find releases of {family_name}", **HUB)
@@ -42,7 +45,7 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
         All releases of the family on record.
     """
     family, ledger, now = open_catalog().family(family_name), open_ledger(), datetime.now(UTC)
-    with _as_asked():
+    with counted(family_name), _as_asked():
         listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
         states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
         held = {hold.key: hold.reason for hold in ledger.holds()}
@@ -51,7 +54,9 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
                 _note(family, state, examine(family, state, now, rescan=full_rescan), now)
         ledger.record_watch(family_name, family.instruct.model_dump_json(), now)  # only now: all of it was looked at
-    _lift_moot(family, {state.repo_id: state for state in states})
+    lift_moot(family, {state.repo_id: state for state in states})
+    for told in hold_vanished(family, listed):
+        get_run_logger().warning(told)
     return ledger.releases(family_name)
 
 
@@ -80,21 +85,6 @@ def _note(family: Family, state: RepoState, found: Recognition, now: datetime) -
         ledger.record_repo_state(state.repo_id, state.internal_id, state.sha, None, now)
 
 
-def _lift_moot(family: Family, listed: dict[str, RepoState]) -> None:
-    """Take off the holds on states that are no more: the repository moved on, was renamed, or is gone."""
-    for hold in open_ledger().holds():
-        repo_id, _, sha = hold.key.removeprefix("release:").partition("@")
-        rule = family.instruct
-        ours = hold.key.startswith("release:") and repo_id.split("/")[0] in rule.organizations
-        if not ours or hold.reason.startswith(IDENTITY) or name_problem(repo_id, rule.pattern, rule.deny):
-            continue
-        state = listed.get(repo_id)
-        if state is None:
-            open_ledger().release_hold(hold.key, f"{repo_id} is not listed any more")
-        elif state.sha != sha:
-            open_ledger().release_hold(hold.key, f"{repo_id} moved on to {state.sha}")
-
-
 @contextmanager
 def _as_asked() -> Iterator[None]:
     """Wait as long as a busy Hub asks, then let Prefect try again; its own delays know nothing of Retry-After."""
@@ -105,6 +95,17 @@ def _as_asked() -> Iterator[None]:
         raise
 
 
+@task(name="report-calls", cache_policy=NO_CACHE)
+def report_calls() -> None:
+    """What this poll asked of its source, and what of the source's limits that is, as a table in the UI."""
+    poll = open_source().calls.poll(open_source().endpoint)
+    for usage in poll.usage:
+        get_run_logger().info("%s: %s", poll.endpoint, usage.sentence)
+    told = f'{poll.bytes_read} bytes read, {poll.refused} answers were "not now", {poll.waited_seconds:g} s waited'
+    rows = [usage.model_dump() for usage in poll.usage]
+    create_table_artifact(rows, key="watch-calls", description=f"Calls of one poll of {poll.endpoint}: {told}")
+
+
 @task(name="fetch", task_run_name="fetch {role}: {ref.slug}", tags=["hub"], **HUB)
 def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
     """Bring one model into the store, every file verified by hash; nothing to do if its digest is there.
@@ -113,19 +114,36 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
         ModelRefused: if what arrived is not what the Hub said: both digests are named.
     """
     store, logger = open_store(), get_run_logger()
-    if store.has(digest):
+    if store.use(digest):
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
-    scratch = store.scratch(f"fetch-{digest[:12]}-{uuid4().hex[:8]}")
-    into = scratch / "model"
-    files = open_source().fetch(ref, into)
-    artifact = store.adopt(into)
-    shutil.rmtree(scratch)
+    # One name for one model: a second worker waits here, and who comes after a crash finds what had arrived.
+    scratch = store.scratch(f"fetch-{digest}")
+    with alone_in(scratch):
+        if store.has(digest):
+            logger.info("%s %s was brought by another run: %s", role, ref, digest[:12])
+            return digest
+        into = scratch / "model"
+        shutil.rmtree(into, ignore_errors=True)  # whole, and not adopted: whoever fetched it was ended just then
+        files = open_source().fetch(ref, into, at_hand=_at_hand(), room=store.root / "room")
+        artifact = store.adopt(into)
+        shutil.rmtree(scratch, ignore_errors=True)
     if artifact.digest != digest:
         raise ModelRefused(f"{ref}: content digest {artifact.digest} arrived, {digest} was announced")
     open_ledger().record_fetched(ref, digest)
     logger.info("%s %s: %d files, %d bytes, verified", role, ref, len(files), sum(f.size for f in files))
     return digest
+
+
+def _at_hand() -> At:
+    """Where the store has a file with some sha256: of a release that changes one shard only that one is downloaded."""
+    store = open_store()
+    found = {
+        file.sha256: Path(artifact.folder) / file.path
+        for artifact in map(store.get, store.digests())
+        for file in artifact.files
+    }
+    return found.get
 
 
 def fetch_all(job: Job) -> dict[str, Digest]:

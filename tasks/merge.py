@@ -12,7 +12,7 @@ from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
 from tasks.domain.card import card_files, merge_config
-from tasks.domain.errors import InputError, TransientError
+from tasks.domain.errors import DiskFull, InputError, PipelineError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.licences import LICENCE_FILE
 from tasks.domain.models import Artifact, Digest
@@ -30,7 +30,7 @@ from tasks.sources.cards import ancestry
 def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
     """The merged artifact's digest: from the ledger if this merge was made before, else from a run on the gpu pool."""
     known = open_ledger().artifact_for(job.merge_key)
-    if known is not None and open_store().has(known[0]):
+    if known is not None and open_store().use(known[0]):
         get_run_logger().info("merge %s exists: artifact %s", job.merge_key[:12], known[0][:12])
         return known[0]
     run = start_run(
@@ -47,7 +47,10 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
     if state is None or not state.is_completed():
         message = (state.message if state else None) or "no message"
         # A merge that somebody cancelled is not made again by itself.
-        kind = InputError if "InputError" in message or (state and state.is_cancelled()) else TransientError
+        kind: type[PipelineError] = (
+            InputError if "InputError" in message or (state and state.is_cancelled()) else TransientError
+        )
+        kind = DiskFull if "DiskFull" in message else kind
         raise kind(f"merge run {run.name} ended as {state.name if state else 'unknown'}: {message}")
     made = open_ledger().artifact_for(job.merge_key)
     if made is None:

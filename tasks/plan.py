@@ -1,21 +1,24 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
+from functools import cache
+
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.admission import ruled
+from tasks.disk import lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, run_name
-from tasks.domain.models import Release
+from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
-from tasks.jobs import build_job
+from tasks.jobs import build_job, look_up
 from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
-from tasks.standing import rows_of
+from tasks.standing import rows_of, standings
 from tasks.standing import standing as standing
 
 
@@ -23,22 +26,25 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
-    releases = ruled(family, releases)
-    rows: list[PlanRow] = []
-    for name, target in family.targets.items():
+    lift_waits()
+    releases, look = ruled(family, releases), cache(look_up)  # a model that many targets share is looked up once
+    planned: dict[str, dict[Digest, Digest]] = {}
+    for name in family.targets:
         key = f"target:{family_name}/{name}"
         try:
-            jobs = [build_job(family, name, release) for release in releases]
+            jobs = [build_job(family, name, release, look) for release in releases]
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
             continue
-        if any(hold.key == key for hold in ledger.holds()):
+        if ledger.holds([key]):
             ledger.release_hold(key, "its models are there again")
-        for job in jobs:
-            ledger.record_job(job)
-        keys = {job.release.content_digest: job.key for job in jobs}
-        rows += rows_of(family_name, name, target.channel, releases, keys)
+        ledger.record_jobs(jobs)
+        planned[name] = {job.release.content_digest: job.key for job in jobs}
+    known = standings([key for keys in planned.values() for key in keys.values()])
+    rows: list[PlanRow] = []
+    for name, keys in planned.items():
+        rows += rows_of(family_name, name, family.targets[name].channel, releases, keys, known)
     return rows
 
 
@@ -50,11 +56,9 @@ def room() -> int:
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)
 def dispatch(row: PlanRow) -> str | None:
-    """Claim a due job and create its run; the run's name, or None if somebody was quicker."""
-    name = run_name(row.release.ref, row.target)
-    claim = open_ledger().claim(
-        row.job_key, owner="watch", lease_seconds=settings().pending_seconds, description={"name": name}
-    )
+    """Claim a due job and create its run; the run's name, or None if somebody was quicker, or it has ended since."""
+    name, lease = run_name(row.release.ref, row.target), settings().pending_seconds
+    claim = open_ledger().claim(row.job_key, "watch", lease, {"name": name}, only_open=True)
     if claim is None:
         return None
     ticket = ClaimTicket(job_key=row.job_key, attempt=claim.attempt, fence=claim.fence)

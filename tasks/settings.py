@@ -7,9 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 
-from tasks.settings_layers import Layered, home_of_this_process
+from tasks.settings_access import Access
+from tasks.settings_layers import home_of_this_process
 
 ROOT = Path(__file__).resolve().parents[1]
 REMEMBERED = "installation.env"
@@ -17,7 +18,7 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(Layered):
+class Settings(Access):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
 
     home: Path = Path(".empelt")
@@ -27,37 +28,10 @@ class Settings(Layered):
     """Comma-separated families that run here; they must be named, since each holds a GPU's worth of models."""
     targets: str = ""
     """Comma-separated targets that run here; all those of the families if empty."""
-    ledger_url: SecretStr | None = None
-    """SQLAlchemy URL; a SQLite file in ``home`` if not set. May hold a password."""
-    ledger_url_file: Path | None = None
     store_folder: str = ""
     """Root of the artifact store; ``store`` in ``home`` if empty. On several machines a folder that all of them see."""
     run_folder: str = ""
     """Sockets and routes; ``run`` in ``home`` if empty. The agent, the launcher and the gateway of a host share it."""
-    hub_endpoint: str = "https://huggingface.co"
-    hub_token: SecretStr | None = None
-    """Read token for gated models. Only ever sent to ``hub_endpoint``."""
-    hub_token_file: Path | None = None
-    gateway_host: str = "127.0.0.1"
-    gateway_port: int = 8700
-    prefect_host: str = "127.0.0.1"
-    """Where the Prefect server answers; `empelt up` starts it on loopback."""
-    prefect_port: int = 4200
-    prefect_auth: SecretStr | None = None
-    """``user:password`` that Prefect's API asks for; it asks nobody if not set."""
-    prefect_auth_file: Path | None = None
-    webhook_secret: SecretStr | None = None
-    """What the Hub sends as X-Webhook-Secret; there is no receiver without it."""
-    webhook_secret_file: Path | None = None
-    webhook_host: str = "127.0.0.1"
-    webhook_port: int = 8720
-    webhook_seconds: int = Field(default=5, ge=1)
-    """The watch is started so long after the first event; what arrives meanwhile starts no other one."""
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0
-    """Where /metrics answers; 0 is nowhere."""
-    log_format: Literal["text", "json"] = "text"
-    """Of our own processes and of flow runs; ``json`` is one object per line."""
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
     device: Literal["cpu", "gpu"] = "cpu"
@@ -82,6 +56,18 @@ class Settings(Layered):
     further one."""
     silence_seconds: int = Field(default=900, ge=10)
     """A merge or an evaluation that has told of no progress for this long is ended."""
+    store_quota_gib: float = Field(default=0, ge=0)
+    """What artifacts may take up together; 0: as much as the disk has. A job that would need more waits."""
+    download_quota_gib: float = Field(default=0, ge=0)
+    """What downloads and other half-done work may take up together; 0: as much as the disk has."""
+    garbage_cron: str = "30 4 * * *"
+    """When what nothing refers to any more is removed."""
+    garbage_grace_hours: float = Field(default=168, ge=1)
+    """An artifact is removed when nothing has referred to it for this long."""
+    keep_generations: int = Field(default=2, ge=1)
+    """So many artifacts that a channel served before are kept, for a roll-back."""
+    keep_reports: int = Field(default=100, ge=1)
+    """So many decision pages are kept as files for each target, the newest."""
     stage_deadline_seconds: int = 600
     evaluate_deadline_seconds: int = 14400
     visible_deadline_seconds: int = 120
@@ -91,13 +77,6 @@ class Settings(Layered):
     def _absolute(cls, value: Path) -> Path:
         # Not resolve(): a virtual environment's python is a link, and the link is what makes it one.
         return Path.cwd() / value.expanduser()
-
-    @field_validator("prefect_auth", mode="after")
-    @classmethod
-    def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(value.get_secret_value().partition(":")):
-            raise ValueError("expected user:password")
-        return value
 
     @property
     def store(self) -> Path:
@@ -130,19 +109,9 @@ class Settings(Layered):
         return self.ledger_url.get_secret_value() if self.ledger_url else f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
-    def gateway_url(self) -> str:
-        """Base address of the endpoint, without ``/v1``."""
-        return f"http://{self.gateway_host}:{self.gateway_port}"
-
-    @property
     def command_prefix(self) -> str:
         """What a command line must begin with to mean this installation; "" for the one in the working folder."""
         return "" if self.home == Path.cwd() / ".empelt" else f"EMPELT_HOME={self.home} "
-
-    @property
-    def prefect_url(self) -> str:
-        """Address of the Prefect UI; its API is below ``/api``."""
-        return f"http://{self.prefect_host}:{self.prefect_port}"
 
     @property
     def family_names(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Where a job stands, by the ledger alone: no Prefect here, so that the command and the pages can ask too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tasks.domain.due import JobStanding, PlanRow, plan_target
 from tasks.domain.models import Digest, Release
@@ -14,24 +14,41 @@ LEAST_DIGITS = 6
 
 def standing(key: Digest) -> JobStanding:
     """What the ledger knows about a job. A person's retry makes its attempts count anew."""
+    return standings([key])[key]
+
+
+def standings(keys: Collection[Digest]) -> dict[Digest, JobStanding]:
+    """The same for many jobs, by one query for each kind of fact: a plan asks about thousands."""
     ledger = open_ledger()
-    end = ledger.job_end(key)
-    if end is not None and end.outcome in ("published", "rejected", "kept"):
-        return JobStanding(standing=end.outcome, reason=end.reason)
-    if (asked := ledger.approval(key)) and asked.state == "waiting":
-        return JobStanding(standing="waiting", reason=f"waits for approval since {asked.at:%Y-%m-%d %H:%M} UTC")
-    if hold := next((h for h in ledger.holds() if h.key == key), None):
-        return JobStanding(standing="held", reason=hold.reason)
-    if claim := next((c for c in ledger.live_claims() if c.job_key == key), None):
-        return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
-    if (made := ledger.attempts(key, ledger.lifted_at(key))) >= settings().max_attempts:
-        why = end.reason if end else "no attempt came to an end"
-        return JobStanding(standing="exhausted", reason=f"{made} attempts: {why}")
-    return JobStanding(standing="open")
+    ends, waiting, made = ledger.job_ends(keys), ledger.waiting_since(), ledger.attempts_since_lift(keys)
+    holds = {hold.key: hold.reason for hold in ledger.holds(keys)}
+    claims = {claim.job_key: claim for claim in ledger.live_claims()}
+
+    def one(key: Digest) -> JobStanding:
+        end = ends.get(key)
+        if end is not None and end.outcome in ("published", "rejected", "kept"):
+            return JobStanding(standing=end.outcome, reason=end.reason)
+        if since := waiting.get(key):
+            return JobStanding(standing="waiting", reason=f"waits for approval since {since:%Y-%m-%d %H:%M} UTC")
+        if key in holds:
+            return JobStanding(standing="held", reason=holds[key])
+        if claim := claims.get(key):
+            return JobStanding(standing="running", reason=f"attempt {claim.attempt} by {claim.owner}")
+        if made.get(key, 0) >= settings().max_attempts:
+            why = end.reason if end else "no attempt came to an end"
+            return JobStanding(standing="exhausted", reason=f"{made[key]} attempts: {why}")
+        return JobStanding(standing="open")
+
+    return {key: one(key) for key in keys}
 
 
 def rows_of(
-    family: str, target: str, channel: str, releases: Sequence[Release], keys: Mapping[Digest, Digest]
+    family: str,
+    target: str,
+    channel: str,
+    releases: Sequence[Release],
+    keys: Mapping[Digest, Digest],
+    known: Mapping[Digest, JobStanding] | None = None,
 ) -> list[PlanRow]:
     """What is to be done about each of ``releases`` for one target, newest first; the watch and every page ask this.
 
@@ -41,8 +58,11 @@ def rows_of(
         channel: where it is served.
         releases: those on record for the family.
         keys: content digest of a release -> its job_key for this target.
+        known: how these jobs stand, where it has been asked for all targets at once.
     """
     live, newest = open_ledger().channel(channel), newest_served(channel, releases)
+    held = _release_holds(keys, releases)
+    stands = standings(keys.values()) if known is None else known
     return plan_target(
         family=family,
         target=target,
@@ -51,14 +71,27 @@ def rows_of(
         live_since=newest.released_at if newest else None,
         rolled_back=newest is not None and live is not None and live.release != newest.ref,
         keys=keys,
-        standing_of=standing,
+        standing_of=lambda key: _held_release(stands[key], held.get(key)),
     )
+
+
+def _release_holds(keys: Mapping[Digest, Digest], releases: Sequence[Release]) -> dict[Digest, str]:
+    """job_key -> why its release is held, of those that are: gated or vanished after they were put on record."""
+    holds = {hold.key: hold.reason for hold in open_ledger().holds()}
+    found = {keys[r.content_digest]: holds.get(f"release:{r.ref.repo_id}@{r.ref.revision}") for r in releases}
+    return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def _held_release(found: JobStanding, reason: str | None) -> JobStanding:
+    """A job that nothing has begun waits for as long as its release is held."""
+    return found if reason is None or found.standing != "open" else JobStanding(standing="held", reason=reason)
 
 
 def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
     """The newest of ``releases`` that the channel has ever served: nothing older displaces it by itself."""
-    served = {promotion.release for promotion in open_ledger().promotions(channel)}
-    return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
+    served = open_ledger().releases_served(channel)
+    ours = (r for r in releases if (r.ref.repo_id, r.ref.revision) in served)
+    return max(ours, key=lambda r: r.released_at, default=None)
 
 
 def stopped(text: str | None = None) -> list[Hold]:
@@ -71,8 +104,9 @@ def stopped(text: str | None = None) -> list[Hold]:
     ledger = open_ledger()
     jobs = {fact.job_key: fact for fact in ledger.jobs()}
     found = [hold for hold in ledger.holds() if text is None or _means(text, hold.key, jobs.get(hold.key))]
-    for key, fact in jobs.items():
-        if (text is None or _means(text, key, fact)) and (now := standing(key)).standing == "exhausted":
+    meant = [key for key, fact in jobs.items() if text is None or _means(text, key, fact)]
+    for key, now in standings(meant).items():
+        if now.standing == "exhausted":
             found.append(Hold(key=key, reason=now.reason, at=ledger.attempts_of(key)[-1].at))
     return found
 

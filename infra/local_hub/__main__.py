@@ -1,6 +1,6 @@
 """Start the local Hub, or push a release to it.
 
-    python -m infra.local_hub --root DIR [--host 127.0.0.1] --port N [--page-size ROWS]
+    python -m infra.local_hub --root DIR [--host 127.0.0.1] --port N [--page-size ROWS] [--prefix PATH]
     python -m infra.local_hub push --root DIR --repo ORG/NAME --from FOLDER [--message M] [--date ISO]
 
 Who sends the token in LOCAL_HUB_WRITE_TOKEN may write over HTTP; without that variable the Hub is read only.
@@ -56,6 +56,7 @@ def _serve(arguments: list[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind; the default is loopback only")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--page-size", type=int, default=PAGE_SIZE, help="rows per page of a listing")
+    parser.add_argument("--prefix", default="", help="of every path, such as /artifactory/api/hf; none if not given")
     asked = parser.parse_args(arguments)
     asked.root.mkdir(parents=True, exist_ok=True)
     # Bound here and not by uvicorn, which ends with code 1 and a stack of log lines when a port is taken.
@@ -78,7 +79,7 @@ def _serve(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     config = uvicorn.Config(
-        make_app(asked.root, asked.page_size, os.environ.get(WRITE_TOKEN) or None),
+        make_app(asked.root, asked.page_size, os.environ.get(WRITE_TOKEN) or None, asked.prefix),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=3,

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.local_hub.access import Access, Refusal
 from infra.local_hub.answers import (
@@ -41,13 +41,14 @@ SORT_KEYS = frozenset({"createdAt", "lastModified", "downloads", "likes", "trend
 Handler = Callable[[Request], Response]
 
 
-def make_app(root: Path, page_size: int = PAGE_SIZE, write_token: str | None = None) -> ASGIApp:
+def make_app(root: Path, page_size: int = PAGE_SIZE, write_token: str | None = None, prefix: str = "") -> ASGIApp:
     """The application over the store at ``root``; it reads the store anew on each request.
 
     Args:
         root: the store.
         page_size: rows per page of a listing.
         write_token: who sends it may write and sees everything; without one nobody writes.
+        prefix: of every path, such as ``/artifactory/api/hf``, as mirrors have it; the levers stay at ``/admin``.
     """
     store = Store(root)
     access = Access(store, write_token)
@@ -68,7 +69,24 @@ def make_app(root: Path, page_size: int = PAGE_SIZE, write_token: str | None = N
         Route("/{ns}/{name}/resolve/{rev}/{path:path}", _on_thread(hub.resolve), methods=["GET", "HEAD"]),
         *Writing(store, access).routes(),
     ]
-    return Levers(Starlette(routes=routes, exception_handlers={HTTPException: _answer_refusal}))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _answer_refusal})
+    return Levers(_below(f"/{prefix.strip('/')}", app) if prefix else app, store)
+
+
+def _below(prefix: str, app: ASGIApp) -> ASGIApp:
+    """``app`` as if it were the root of what lies below ``prefix``: the addresses that it gives out have it too.
+
+    Not a Mount: below one, Starlette's ``base_url`` leaves the prefix out, and uploads would go astray.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(f"{prefix}/"):
+            return await app({**scope, "root_path": prefix}, receive, send)
+        if scope["type"] != "http" or scope["path"] == "/":  # the lifespan, and who asks whether we are up
+            return await app(scope, receive, send)
+        await PlainTextResponse("Not found", HTTPStatus.NOT_FOUND)(scope, receive, send)
+
+    return answer
 
 
 def _on_thread(handler: Handler) -> Callable[[Request], Awaitable[Response]]:

@@ -89,6 +89,9 @@ class Family(Noun):
     tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
     targets: Mapping[Name, Target] = Field(min_length=1)
     serving: Serving = Serving()
+    licences: tuple[str, ...] = ()
+    """Ids as cards state them, such as ``apache-2.0``. A release is held if it, the base, or a model that either was
+    made from states another, or none. Any will do if this is empty; what they ask is in the card of each merge."""
     publish: Literal["auto", "ask", "never"] = "auto"
     """``ask``: what passes waits until a person approves it. ``never``: judge and report, leave the channel alone."""
 

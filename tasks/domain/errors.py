@@ -68,6 +68,11 @@ class EndpointUnavailable(TransientError):
 class DiskFull(TransientError):
     """Not enough room. A wait with a reason, since somebody can make room."""
 
+    def __init__(self, message: str, *, needed_bytes: int = 0, problems: Iterable[str] = ()) -> None:
+        super().__init__(message, problems=problems)
+        self.needed_bytes = needed_bytes
+        """What there must be room for; 0 where it is not known."""
+
 
 class PromotionFailed(PipelineError):
     """A channel was not switched, or was switched back. The live model is the one from before."""

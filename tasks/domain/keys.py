@@ -4,10 +4,12 @@ Shas and the engine's version are recorded beside a fact but are not part of its
 or a faster engine, makes nothing due (ARCHITECTURE.md, "Identity").
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from tasks.domain.lineage import Lineage, fingerprint
+from tasks.domain.lineage import Lineage, canonical, fingerprint
 from tasks.domain.models import Digest
 from tasks.engine.recipe import Recipe
 
@@ -18,8 +20,14 @@ def merge_key(lineage: Lineage) -> Digest:
     The recipe enters by its own digest, which leaves defaults out: a parameter added later makes no stored merge due.
     """
     digests = {i.role: i.digest for i in lineage.ingredients}
-    recipe = Recipe.model_validate(dict(lineage.recipe)).digest()
+    recipe = _recipe_digest(canonical(dict(lineage.recipe)))
     return fingerprint(kind="merge", target=lineage.target, ingredients=digests, recipe=recipe)
+
+
+@lru_cache(maxsize=1024)
+def _recipe_digest(text: bytes) -> Digest:
+    """Once for each recipe: a plan asks for the keys of hundreds of releases, and the recipe is most of the work."""
+    return Recipe.model_validate(json.loads(text)).digest()
 
 
 def eval_key(*, artifact: Digest, template: str, serving: Mapping[str, Any], suite: Digest, lm_eval: str) -> Digest:

@@ -26,6 +26,21 @@ class RepoState(Noun):
     at: AwareDatetime
 
 
+class PollState(Noun):
+    """How the watches of one family have gone, all of them together."""
+
+    family: str
+    polls: int
+    failures: int
+    calls: int
+    """Requests to the source."""
+    good_at: AwareDatetime | None
+    """When the last one ended that did not fail."""
+    failed_at: AwareDatetime | None
+    failure: str
+    """Why the last one failed; empty if it did not."""
+
+
 class MergeCost(Noun):
     """What one merge took."""
 

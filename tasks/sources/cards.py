@@ -60,14 +60,19 @@ def parse_card(text: str) -> Card:
     return Card(stated, _texts(found.get("language")), _texts(found.get("base_model")), several)
 
 
-def ancestry(source: Source, models: Iterable[tuple[ModelRef, Path]]) -> list[Ancestor]:
+def ancestry(source: Source, models: Iterable[tuple[ModelRef, Path | None]], *, strict: bool = False) -> list[Ancestor]:
     """All ancestors of a model that is made from ``models``: these, and what their cards say they were made from.
 
-    Nothing is raised: an ancestor whose card cannot be read has an unknown licence, and the reason.
+    An ancestor whose card cannot be read has an unknown licence, and the reason.
 
     Args:
         source: has the cards, at the very revision; a commit to the card alone may change the licence.
-        models: each with the folder that its files were fetched into, whose card is read where the source gives none.
+        models: each with the folder that its files were fetched into, whose card is read where the source gives none;
+            None before it was fetched.
+        strict: raise where the source does not answer, since an unknown licence would be taken for the lab's silence.
+
+    Raises:
+        HubUnavailable: only if ``strict``.
     """
     reader = _Reader(source)
     found: dict[str, Ancestor] = {}
@@ -90,6 +95,8 @@ def ancestry(source: Source, models: Iterable[tuple[ModelRef, Path]]) -> list[An
             found[repo_id] = _ancestor(repo_id, card, f"{read}; the card of {child} names it")
             waiting += [(other, repo_id) for other in card.made_from]
         looked_up |= {name, repo_id}
+    if strict and reader.silent is not None:
+        raise reader.silent
     left = ", ".join(dict.fromkeys(name for name, _ in waiting if name not in looked_up))
     more = [Ancestor(name=left, read=f"not looked up: more than {MOST_FURTHER} others are named")] if left else []
     return [*found.values(), *more]
@@ -100,15 +107,16 @@ class _Reader:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._silent: HubUnavailable | None = None
+        self.silent: HubUnavailable | None = None
+        """Why the source is not asked any more."""
 
-    def at(self, ref: ModelRef, folder: Path) -> tuple[Card, str]:
+    def at(self, ref: ModelRef, folder: Path | None) -> tuple[Card, str]:
         """The card of a model whose files are in ``folder``, and where it was read."""
         try:
             return self._read(ref), f"its card at {ref.revision}"
         except PipelineError as error:
-            stored = folder / CARD
-            if not stored.is_file():
+            stored = folder / CARD if folder is not None else None
+            if stored is None or not stored.is_file():
                 return Card(), f"nowhere: {_first_line(error)}"
             text = stored.read_bytes()[:CARD_BYTES].decode("utf-8", errors="replace")
             return parse_card(text), f"the card that was fetched with its files, since: {_first_line(error)}"
@@ -116,8 +124,8 @@ class _Reader:
     def named(self, name: str) -> tuple[str, Card, str]:
         """The repository that a card means, its card, and where that was read."""
         try:
-            if self._silent is not None:
-                raise self._silent
+            if self.silent is not None:
+                raise self.silent
             ref = self._source.state(name).ref
             return ref.repo_id, self._read(ref), f"its card at {ref.revision}, its head"
         except (PipelineError, ValidationError) as error:
@@ -125,8 +133,8 @@ class _Reader:
             return name, Card(), f"nowhere: {_first_line(error)}"
 
     def _read(self, ref: ModelRef) -> Card:
-        if self._silent is not None:
-            raise self._silent
+        if self.silent is not None:
+            raise self.silent
         try:
             content = self._source.read_small(ref, CARD, CARD_BYTES)
         except HubUnavailable as error:
@@ -136,7 +144,7 @@ class _Reader:
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, HubUnavailable):
-            self._silent = error
+            self.silent = error
 
 
 def _ancestor(name: str, card: Card, read: str) -> Ancestor:

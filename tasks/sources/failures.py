@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from tasks.domain.errors import DiskFull, HubUnavailable, InputError, ModelRefused, PipelineError
+from tasks.sources.calls import Calls
 
 Answer = TypeVar("Answer")
 
@@ -116,8 +117,8 @@ def _retry_after_seconds(error: HfHubHTTPError) -> float | None:
     return float(stated) if stated.strip().isdigit() else None
 
 
-def with_retries(call: Callable[[], Answer]) -> Answer:
-    """Call a few times while the source is unavailable; a refusal is final at once.
+def with_retries(call: Callable[[], Answer], calls: Calls | None = None) -> Answer:
+    """Call a few times while the source is unavailable; a refusal is final at once. Pauses are noted in ``calls``.
 
     The client itself repeats only some calls, and there sleeps as long as the server says: up to five times
     Retry-After, in a worker. So no call here goes through its back-off.
@@ -128,8 +129,13 @@ def with_retries(call: Callable[[], Answer]) -> Answer:
             return call()
         except HubUnavailable as error:
             asked = error.retry_after_seconds if isinstance(error, HubBusy) else None
+            if calls is not None:
+                calls.not_now()
             if attempt == TRIES or (asked or 0) > LONGEST_WAIT_SECONDS:
                 raise
-            time.sleep(wait if asked is None else asked)
+            pause = wait if asked is None else asked
+            time.sleep(pause)
+            if calls is not None:
+                calls.waited(pause)
             wait *= 3
     raise AssertionError("unreachable: the last attempt returns or raises")

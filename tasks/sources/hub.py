@@ -5,28 +5,32 @@ Look-ups are repeated a few times and have time-outs; downloads are the client's
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import HfApi, ModelInfo, get_session, hf_hub_download, hf_hub_url, hf_raise_for_status
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from tasks.domain.errors import HubUnavailable, InputError, ModelRefused
 from tasks.domain.models import FileDigest, ModelRef
-from tasks.sources.download import download
+from tasks.sources.calls import Calls
+from tasks.sources.download import download, nowhere
 from tasks.sources.failures import translated, with_retries
 from tasks.sources.headers import MAX_HEADER_BYTES, Header, header_length, parse_header
-from tasks.sources.protocol import RepoState, SourceFile
+from tasks.sources.protocol import At, RepoState, SourceFile
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 FIRST_BYTES = 100_000
 """One request of this size holds 97 % of the headers on the Hub whole."""
+LISTINGS = 64
+"""Listings that are kept: looking over one release asks for those of two models six times."""
 
 
 class HubSource:
@@ -46,6 +50,8 @@ class HubSource:
         self.timeout_seconds = timeout_seconds
         self._token: str | bool = token if token else False
         self._api = HfApi(endpoint=self.endpoint, token=self._token)
+        self.calls = Calls(signed=bool(token))
+        self._listings: dict[ModelRef, list[SourceFile]] = {}
 
     def __repr__(self) -> str:
         return f"HubSource({self.endpoint!r})"
@@ -74,7 +80,9 @@ class HubSource:
         return ModelRef(repo_id=repo_id, revision=sha)
 
     def files(self, ref: ModelRef) -> list[SourceFile]:
-        """Every file at that state, sorted by path."""
+        """Every file at that state, sorted by path. It never changes, so it is asked for once."""
+        if ref in self._listings:
+            return list(self._listings[ref])
         rows = self._pages(f"/api/models/{ref.repo_id}/tree/{ref.revision}", {"recursive": "true"}, str(ref))
         found = [RepoFile(**row) for row in rows if row.get("type") == "file"]  # type: ignore[no-untyped-call]
         files = [
@@ -86,11 +94,14 @@ class HubSource:
             )
             for file in found
         ]
-        return sorted(files, key=lambda file: file.path)
+        while len(self._listings) >= LISTINGS:
+            self._listings.pop(next(iter(self._listings)))
+        self._listings[ref] = sorted(files, key=lambda file: file.path)
+        return list(self._listings[ref])
 
     def read_small(self, ref: ModelRef, path: str, max_bytes: int) -> bytes:
         """The whole of one file."""
-        content, total = with_retries(lambda: self._read(ref, path, max_bytes, None))
+        content, total = self._try(lambda: self._read(ref, path, max_bytes, None))
         if total > max_bytes:
             raise ModelRefused(f"{path} of {ref}: {total} bytes; at most {max_bytes} were expected")
         return content
@@ -98,48 +109,66 @@ class HubSource:
     def read_header(self, ref: ModelRef, path: str) -> Header:
         """The header of one safetensors file, by one or two ranged requests."""
         where = f"{path} of {ref}"
-        content, total = with_retries(lambda: self._read(ref, path, FIRST_BYTES, (0, FIRST_BYTES)))
+        content, total = self._try(lambda: self._read(ref, path, FIRST_BYTES, (0, FIRST_BYTES)))
         length = header_length(content, where)
         if 8 + length > total:
             raise ModelRefused(f"{where}: truncated: {total} bytes, but its header alone has {length}")
         if 8 + length > len(content):
-            content, _ = with_retries(lambda: self._read(ref, path, MAX_HEADER_BYTES + 8, (0, 8 + length)))
+            content, _ = self._try(lambda: self._read(ref, path, MAX_HEADER_BYTES + 8, (0, 8 + length)))
         if len(content) < 8 + length:
             raise HubUnavailable(f"{where}: {self.endpoint} sent {len(content)} of {8 + length} bytes of the header")
         return parse_header(content[8 : 8 + length], total, path, where)
 
     def read_range(self, ref: ModelRef, path: str, start: int, count: int) -> bytes:
         """A part of one file, by one ranged request."""
-        content, _ = with_retries(lambda: self._read(ref, path, count, (start, start + count)))
+        content, _ = self._try(lambda: self._read(ref, path, count, (start, start + count)))
         if len(content) != count:
             raise HubUnavailable(
                 f"{path} of {ref}: {self.endpoint} sent {len(content)} of {count} bytes from byte {start} on"
             )
         return content
 
-    def fetch(self, ref: ModelRef, into: Path, *, paths: Sequence[str] | None = None) -> tuple[FileDigest, ...]:
-        """Download what a model needs into the new folder ``into``, every byte verified; all of it or nothing.
+    def fetch(
+        self,
+        ref: ModelRef,
+        into: Path,
+        *,
+        paths: Sequence[str] | None = None,
+        at_hand: At = nowhere,
+        room: Path | None = None,
+    ) -> tuple[FileDigest, ...]:
+        """Download what a model needs into the new folder ``into``; see ``Source.fetch``."""
 
-        Args:
-            ref: which model.
-            into: must not be there yet.
-            paths: only these files; by default all that the allow-list of ``tasks.sources.download`` names.
+        def bring(file: SourceFile, folder: Path) -> None:
+            def ask() -> None:
+                self.calls.asked("resolvers", 2)  # its length and hash, then its bytes
+                with translated(f"{file.path} of {ref}", self.endpoint):
+                    hf_hub_download(
+                        ref.repo_id,
+                        file.path,
+                        revision=ref.revision,
+                        local_dir=folder,
+                        endpoint=self.endpoint,
+                        token=self._token,
+                        etag_timeout=self.timeout_seconds,
+                    )
 
-        Raises:
-            ModelRefused: nothing to fetch, a file that may not be fetched, or bytes that are not those listed.
-            DiskFull: not enough room, found out before the first byte is asked for.
-            HubUnavailable: the source did not answer.
-        """
-        return download(self.files(ref), ref, into, endpoint=self.endpoint, token=self._token, paths=paths)
+            self._try(ask)
+
+        return download(self.files(ref), ref, into, bring=bring, paths=paths, at_hand=at_hand, room=room)
+
+    def _try(self, call: Callable[[], Answer]) -> Answer:
+        return with_retries(call, self.calls)
 
     def _info(self, repo_id: str, revision: str | None, expand: list[str]) -> ModelInfo:
         def ask() -> ModelInfo:
+            self.calls.asked("api")
             with translated(f"{repo_id}@{revision}" if revision else repo_id, self.endpoint):
                 return self._api.model_info(
                     repo_id, revision=revision, expand=cast(Any, expand), timeout=self.timeout_seconds
                 )
 
-        return with_retries(ask)
+        return self._try(ask)
 
     def _state_of(self, info: ModelInfo) -> RepoState:
         told = {"sha": info.sha, "lastModified": info.last_modified, "createdAt": info.created_at}
@@ -169,7 +198,7 @@ class HubSource:
         url: str | None = f"{self.endpoint}{quote(path)}"
         asked: dict[str, Any] | None = params
         while url is not None:
-            response = with_retries(lambda url=url, asked=asked: self._get(url, asked, what))  # type: ignore[misc]
+            response = self._try(lambda url=url, asked=asked: self._get(url, asked, what))  # type: ignore[misc]
             try:
                 rows += response.json()
             except (json.JSONDecodeError, TypeError) as error:
@@ -181,8 +210,11 @@ class HubSource:
         return rows
 
     def _get(self, url: str, params: dict[str, Any] | None, what: str) -> httpx2.Response:
+        self.calls.asked("api")
         with translated(what, self.endpoint):
             response = get_session().get(url, params=params, headers=self._headers(), timeout=self.timeout_seconds)
+            self.calls.answered(response.headers)
+            self.calls.read(len(response.content))
             hf_raise_for_status(response)
             return response
 
@@ -193,10 +225,12 @@ class HubSource:
         if span is not None:
             headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         url = hf_hub_url(ref.repo_id, path, revision=ref.revision, endpoint=self.endpoint)
+        self.calls.asked("resolvers")
         with (
             translated(f"{path} of {ref}", self.endpoint),
             get_session().stream("GET", url, headers=headers, timeout=self.timeout_seconds) as response,
         ):
+            self.calls.answered(response.headers)
             if response.is_error:
                 response.read()
             hf_raise_for_status(response)
@@ -211,6 +245,7 @@ class HubSource:
                 content += chunk
                 if len(content) > most:
                     break
+            self.calls.read(len(content))
             whole = response.headers.get("Content-Range", "").rpartition("/")[2]
             total = whole or response.headers.get("Content-Length") or str(len(content))
             return bytes(content[:most]), int(total)

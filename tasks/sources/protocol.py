@@ -3,13 +3,16 @@
 A source hands out exact states only: whatever is read is read at a ModelRef, never at a branch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from tasks.domain.models import Digest, FileDigest, ModelRef, Noun, RepoId, Revision
 from tasks.sources.headers import Header
+
+At = Callable[[Digest], Path | None]
+"""Where a file with this sha256 is on this host, or None."""
 
 
 class RepoState(Noun):
@@ -83,6 +86,29 @@ class Source(Protocol):
         """Exactly ``count`` bytes of one file from byte ``start`` on; a source that cannot is refused."""
         ...
 
-    def fetch(self, ref: ModelRef, into: Path, *, paths: Sequence[str] | None = None) -> tuple[FileDigest, ...]:
-        """Download what a model needs into the new folder ``into``, every byte verified; all of it or nothing."""
+    def fetch(
+        self,
+        ref: ModelRef,
+        into: Path,
+        *,
+        paths: Sequence[str] | None = None,
+        at_hand: At = ...,
+        room: Path | None = None,
+    ) -> tuple[FileDigest, ...]:
+        """Bring what a model needs into the new folder ``into``, every byte verified; all of it or nothing.
+
+        Where the source fails half-way, the files that had arrived are kept beside ``into`` for the next try.
+
+        Args:
+            ref: which model.
+            into: must not be there yet.
+            paths: only these files; by default all that the allow-list of ``tasks.sources.download`` names.
+            at_hand: where a file with this sha256 is on this host already; it is linked and not asked for.
+            room: where downloads to the same disk note what they will still write; shared by all of them.
+
+        Raises:
+            ModelRefused: nothing to fetch, a file that may not be fetched, or bytes that are not those listed.
+            DiskFull: not enough room, found out before the first byte is asked for.
+            HubUnavailable: the source did not answer.
+        """
         ...

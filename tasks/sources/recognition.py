@@ -18,12 +18,13 @@ from tasks.sources.failures import AccessRefused
 from tasks.sources.parentage import DESCENDS, Proof, nearest_parent
 from tasks.sources.preflight import preflight
 from tasks.sources.protocol import RepoState, Source
+from tasks.sources.stated import licence_problem, stated_parents, stated_way
+from tasks.sources.templates import inspect_templates
 from tasks.sources.unfinished import unfinished_parts
 
 Verdict = Literal["release", "waits", "held", "ignored"]
 Cause = Literal["new", "known", "name", "private", "settling", "unfinished", "disabled", "gated", "identity"]
-Refused = Literal["preflight", "lineage"]
-RELATIONS = ("finetune", "quantized", "adapter", "merge")
+Refused = Literal["preflight", "lineage", "licence", "template"]
 
 
 class Rule(Noun):
@@ -35,6 +36,7 @@ class Rule(Noun):
     """Regular expression for the whole repository id; None when a person has named the repository."""
     deny: tuple[str, ...] = ()
     settle_seconds: float = 0
+    """A release settles when it has this age, and a second watch finds it as the first did. With 0 it need not."""
     rescan: bool = False
     """Look also at what is on record already."""
 
@@ -61,9 +63,17 @@ class Findings(Noun):
     """What a complete release would have and this one has not."""
     refused: str = ""
     """The pre-flight's refusal."""
+    licence: str = ""
+    """What the family's licences do not allow."""
     digest: Digest | None = None
     proof: Proof | None = None
     """Distance to the family's base; None when nothing new had to be proven."""
+    stated: tuple[str, ...] = ()
+    """The way to the base by what cards say; empty if they do not lead there."""
+    triggers: tuple[str, ...] = ()
+    """Where its chat template decides by what a message says."""
+    oddities: tuple[str, ...] = ()
+    """What else is unusual in its chat template."""
 
 
 class Recognition(Noun):
@@ -92,7 +102,7 @@ def recognise(
         now: to tell its age by.
         findings: what ``look`` read; without them a ``release`` of cause ``new`` is one as far as a listing tells.
     """
-    notes = _notes(state, rule, memory)
+    notes = _notes(state, rule, memory, findings or Findings())
 
     def told(verdict: Verdict, cause: Cause | Refused, reason: str) -> Recognition:
         digest = findings.digest if findings else _known_digest(state, memory)
@@ -115,7 +125,7 @@ def recognise(
         return told("release", "known", f"{state.ref} is on record")
     if state.private and rule.pattern is not None:
         return told("waits", "private", f"{state.repo_id} is private: its owner has not released it yet")
-    if waits := settled(state, now, rule.settle_seconds):
+    if waits := settled(state, now, rule.settle_seconds) or _first_sight(state, rule, memory):
         return told("waits", "settling", waits)
     if findings is None:
         return told("release", "new", f"{state.ref} is a release as far as its listing tells")
@@ -124,18 +134,34 @@ def recognise(
     if findings.unfinished:
         missing = "; ".join(findings.unfinished)
         return told("waits", "unfinished", f"unfinished: {state.ref} lacks {missing}. The upload is not complete yet")
+    if findings.licence:
+        return told("held", "licence", f"licence: {state.ref}: {findings.licence}")
     if findings.refused:
         return told("held", "preflight", findings.refused)
     if findings.proof is None and findings.digest in memory.released:
         return told("release", "known", f"{state.ref} has the files of a release on record; only its commit is new")
     if lineage := _lineage_problem(state, rule, findings):
         return told("held", "lineage", lineage)
+    if findings.triggers and not memory.trusted:
+        return told(
+            "held",
+            "template",
+            f"template: the chat template of {state.ref} {'; '.join(findings.triggers)}. Such conditions can hide an "
+            "instruction from everybody but its victim: read it, and lift this hold to trust it",
+        )
     distance = findings.proof.distance if findings.proof else None
     return told("release", "new", f"{state.ref} descends from {rule.base}: relative distance {distance:.3f}")
 
 
 def look(
-    source: Source, ref: ModelRef, base: ModelRef, *, architectures: Collection[str], released: Collection[Digest]
+    source: Source,
+    ref: ModelRef,
+    base: ModelRef,
+    *,
+    architectures: Collection[str],
+    released: Collection[Digest],
+    tags: Sequence[str] = (),
+    licences: Collection[str] = (),
 ) -> Findings:
     """Read what ``recognise`` needs: small files, headers and samples of weights, never whole weights.
 
@@ -145,6 +171,8 @@ def look(
         base: the family's base.
         architectures: the family's, as config.json names them.
         released: digests of releases on record; a repository that has one of them is not read any further.
+        tags: of the listing.
+        licences: that the family allows; any if empty.
 
     Raises:
         HubUnavailable: the source did not answer, so nothing is known.
@@ -162,18 +190,21 @@ def look(
             raise
         if digest in released:
             return Findings(digest=digest)
+        if problem := licence_problem(source, [ref, base], licences):
+            return Findings(licence=problem, digest=digest)
         preflight(source, ref, base, allowed_architectures=architectures)
-        return Findings(digest=digest, proof=nearest_parent(source, ref, [base]))
+        proof, template = nearest_parent(source, ref, [base]), inspect_templates(source, ref)
+        return Findings(
+            digest=digest,
+            proof=proof,
+            stated=stated_way(source, tags, base.repo_id),
+            triggers=template.triggers,
+            oddities=template.oddities,
+        )
     except AccessRefused as refusal:
         return Findings(denied=str(refusal))
     except ModelRefused as refusal:
         return Findings(refused=str(refusal), digest=digest)
-
-
-def stated_parents(tags: Sequence[str]) -> tuple[str, ...]:
-    """The repository ids that a card's ``base_model`` names, from the tags that a Hub makes of it."""
-    values = [tag.removeprefix("base_model:") for tag in tags if tag.startswith("base_model:")]
-    return tuple(dict.fromkeys(value for value in values if value.split(":")[0] not in RELATIONS))
 
 
 def _known_digest(state: RepoState, memory: Memory) -> Digest | None:
@@ -192,11 +223,22 @@ def _replaced(state: RepoState, memory: Memory) -> Seen | None:
     return seen
 
 
-def _notes(state: RepoState, rule: Rule, memory: Memory) -> tuple[str, ...]:
-    notes: list[str] = []
+def _first_sight(state: RepoState, rule: Rule, memory: Memory) -> str | None:
+    """Why it must wait for the next watch; None if an earlier one saw this very state, or nothing need settle."""
+    earlier = [seen for seen in (memory.by_name, memory.by_id) if seen is not None and seen.revision == state.sha]
+    same = [seen for seen in earlier if seen.internal_id in ("", state.internal_id) or not state.internal_id]
+    if not rule.settle_seconds or same:
+        return None
+    return f"{state.ref} is seen for the first time; it settles when the next watch finds it unchanged"
+
+
+def _notes(state: RepoState, rule: Rule, memory: Memory, findings: Findings) -> tuple[str, ...]:
+    notes = [f"its {told}" for told in findings.oddities]
     parents = stated_parents(state.tags)
     if not parents:
         notes.append("its card names no base_model")
+    elif findings.stated and findings.stated != (rule.base,):
+        notes.append(f"its card leads to {rule.base} by {', '.join(findings.stated)}")
     elif rule.base not in parents:
         notes.append(f"its card names {', '.join(parents)} as base_model, not {rule.base}")
     seen = memory.by_id

@@ -17,7 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tasks.domain.errors import DiskFull, InputError, ModelRefused
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Digest, FileDigest
 from tasks.store.files import drop, hash_all, make_durable, newest_change, plain_files, sync
+from tasks.store.garbage import bytes_under
 
 HEADROOM_BYTES = 256 << 20
 """Kept free by ``reserve``: the ledger and Prefect's database write to the same disk."""
@@ -38,9 +39,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class ArtifactStore:
     """The artifacts of one host. Safe to use from several processes at once."""
 
-    def __init__(self, root: Path, *, headroom_bytes: int = HEADROOM_BYTES) -> None:
+    def __init__(self, root: Path, *, headroom_bytes: int = HEADROOM_BYTES, quota_bytes: int = 0) -> None:
         self.root = root.absolute()
         self.headroom_bytes = headroom_bytes
+        self.quota_bytes = quota_bytes
+        """What artifacts may take up together; 0 for as much as the disk has."""
         for room in ("artifacts", "manifests", "scratch", "owners"):
             (self.root / room).mkdir(parents=True, exist_ok=True)
         (self.root / ".lock").touch()
@@ -71,7 +74,7 @@ class ArtifactStore:
         except ValueError as error:
             raise ModelRefused(f"{folder} cannot be an artifact: {error}") from error
         place = self._place(digest)
-        with self._one_at_a_time():
+        with self.one_at_a_time():
             if not place.is_dir():
                 self._write_manifest(digest, files)
                 folder.rename(place)
@@ -96,15 +99,19 @@ class ArtifactStore:
 
     def drop_orphans(self) -> list[Path]:
         """Remove scratch folders of processes of this host that are gone, by pid and start time; what was removed."""
-        orphans = []
-        for owner in sorted((self.root / "owners").iterdir()):
-            path = self.root / "scratch" / owner.stem
-            if path.exists() and _is_gone(owner):
-                drop(path)
-                orphans.append(path)
-            if not path.exists():
+        orphans = self.orphans()
+        for path in orphans:
+            drop(path)
+        for owner in (self.root / "owners").iterdir():
+            if not (self.root / "scratch" / owner.stem).exists():
                 owner.unlink(missing_ok=True)
         return orphans
+
+    def orphans(self) -> list[Path]:
+        """Scratch folders of processes of this host that are gone."""
+        owners = sorted((self.root / "owners").iterdir())
+        here = [(self.root / "scratch" / owner.stem, owner) for owner in owners]
+        return [path for path, owner in here if path.exists() and _is_gone(owner)]
 
     def sweep_scratch(self, older_than: timedelta) -> list[Path]:
         """Remove scratch folders in which nothing was written for ``older_than``; what was removed."""
@@ -118,11 +125,19 @@ class ArtifactStore:
     def has(self, digest: str) -> bool:
         """Whether the store holds ``digest``; whether it is undamaged says ``verify``."""
         return (
-            _DIGEST.fullmatch(digest) is not None and self._place(digest).is_dir() and self._manifest(digest).exists()
+            _DIGEST.fullmatch(digest) is not None and self._place(digest).is_dir() and self.manifest_of(digest).exists()
         )
 
-    def get(self, digest: str) -> Artifact:
-        """The artifact ``digest``.
+    def use(self, digest: str) -> bool:
+        """``has``, for somebody who will need it: if it is there, no collection of garbage takes it away meanwhile."""
+        with self.one_at_a_time():
+            if not self.has(digest):
+                return False
+            self._stamp(digest)
+            return True
+
+    def get(self, digest: str, *, use: bool = True) -> Artifact:
+        """The artifact ``digest``; with ``use`` its last use is now.
 
         Raises:
             ModelRefused: if the store does not hold it.
@@ -130,7 +145,9 @@ class ArtifactStore:
         if not self.has(digest):
             held = len(self.digests())
             raise ModelRefused(f"no artifact {digest!r} in {self.root} (it holds {held}); merge or fetch it again")
-        listed = json.loads(self._manifest(digest).read_bytes())
+        if use:
+            self._stamp(digest)
+        listed = json.loads(self.manifest_of(digest).read_bytes())
         files = tuple(FileDigest.model_validate(entry) for entry in listed["files"])
         return Artifact(digest=digest, folder=str(self._place(digest)), files=files)
 
@@ -177,25 +194,38 @@ class ArtifactStore:
         """Refuse work that would not fit. It looks at the disk and keeps nothing: ask again for each large file.
 
         Raises:
-            DiskFull: naming what is needed and what is free.
+            DiskFull: naming what is needed and what is free, or what the quota is and what is taken up.
         """
+        if self.quota_bytes and bytes_needed + (taken := bytes_under(self.root / "artifacts")) > self.quota_bytes:
+            raise DiskFull(
+                f"{self.root} may hold {_mib(self.quota_bytes)} and holds {_mib(taken)}; {_mib(bytes_needed)} more are "
+                f"needed. Make room for {_mib(bytes_needed + taken - self.quota_bytes)} (`empelt gc`), or raise "
+                "EMPELT_STORE_QUOTA_GIB",
+                needed_bytes=bytes_needed,
+            )
         free = self.free_bytes()
         if bytes_needed + self.headroom_bytes > free:
             raise DiskFull(
                 f"{self.root} has {_mib(free)} free, and {_mib(bytes_needed)} are needed beside "
                 f"{_mib(self.headroom_bytes)} that stay free; make room for "
-                f"{_mib(bytes_needed + self.headroom_bytes - free)} and retry"
+                f"{_mib(bytes_needed + self.headroom_bytes - free)} and retry",
+                needed_bytes=bytes_needed,
             )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+    def _stamp(self, digest: str) -> None:
+        with suppress(PermissionError):  # an agent that runs as another user may read, and says so by its report
+            os.utime(self.manifest_of(digest))
+
     def _place(self, digest: str) -> Path:
         return self.root / "artifacts" / digest
 
-    def _manifest(self, digest: str) -> Path:
+    def manifest_of(self, digest: str) -> Path:
+        """The file that lists an artifact's files; its time stamp is when the artifact was used last."""
         return self.root / "manifests" / f"{digest}.json"
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def one_at_a_time(self) -> Iterator[None]:
         """Between looking whether a digest is there and the rename no other process may act."""
         with (self.root / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the kernel, whatever happens to us
@@ -215,7 +245,7 @@ class ArtifactStore:
                 raise
             raise self._no_room(len(body)) from error
         half.chmod(0o444)
-        half.rename(self._manifest(digest))
+        half.rename(self.manifest_of(digest))
         sync(self.root / "manifests")
 
     def _adopt_from_elsewhere(self, folder: Path) -> Artifact:

@@ -94,7 +94,7 @@ class Channels(Database):
                 release=release,
                 target=target,
                 family=family,
-                at=self._now(),
+                at=self._now(connection),
                 reason=reason,
                 flow_run_id=flow_run_id,
                 claim_key=claim_key,
@@ -117,6 +117,12 @@ class Channels(Database):
         with self._read() as connection:
             return [_promotion(row) for row in connection.execute(asked)]
 
+    def releases_served(self, channel: str) -> set[tuple[str, str]]:
+        """Repository and revision of every release that ``channel`` has ever served."""
+        asked = select(promotions.c.repo_id, promotions.c.revision).where(promotions.c.channel == channel).distinct()
+        with self._read() as connection:
+            return {(repo_id, revision) for repo_id, revision in connection.execute(asked)}
+
     def acknowledge(self, channel: str, generation: int, at: datetime | None = None) -> ChannelState:
         """The gateway routes by ``generation`` now. An older one than acknowledged changes nothing.
 
@@ -129,7 +135,7 @@ class Channels(Database):
                 reached = "it was never switched" if row is None else f"it is at generation {row.generation}"
                 raise InputError(f"generation {generation} of channel {channel!r} cannot be acknowledged: {reached}")
             if generation > row.acknowledged_generation:
-                seen = {"acknowledged_generation": generation, "acknowledged_at": at or self._now()}
+                seen = {"acknowledged_generation": generation, "acknowledged_at": at or self._now(connection)}
                 connection.execute(update(channels).where(channels.c.channel == channel).values(**seen))
                 fact = {"channel": channel, "generation": generation, "at": seen["acknowledged_at"]}
                 connection.execute(insert(acknowledgements).values(**fact))

@@ -8,30 +8,49 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, Table, desc, func, insert, select, update
 
 from tasks.domain.errors import InputError
 from tasks.domain.records import Attempt, Claim
 from tasks.store.database import Database
-from tasks.store.tables import attempts, claims
+from tasks.store.tables import approvals, attempts, claims, holds, job_ends
+
+ENDS = ("published", "rejected", "kept")
+"""Outcomes after which a job is never due again. After the others (``failed``, ``held``, ``awaiting``) it may be."""
 
 
 class Claims(Database):
     """The part of the ledger that says who may work on what."""
 
     def claim(
-        self, job_key: str, owner: str, lease_seconds: float, description: Mapping[str, Any] | None = None
+        self,
+        job_key: str,
+        owner: str,
+        lease_seconds: float,
+        description: Mapping[str, Any] | None = None,
+        *,
+        only_open: bool = False,
     ) -> Claim | None:
         """Take a job; None while another owner has a live claim on it.
 
         The owner itself may claim again: its earlier attempt is then over, as after a crash and a retry.
+
+        Args:
+            job_key: the job, or another name that one process at a time may act for.
+            owner: who takes it.
+            lease_seconds: how long it is kept without a renewal, by the ledger's clock.
+            description: recorded, and shown to people.
+            only_open: None also for a job that has ended, waits for a person or is on hold. A plan may be minutes old
+                when its jobs are claimed; asked in the claim's own transaction, no job is done twice.
         """
         if lease_seconds <= 0:
             raise InputError(f"the lease on {job_key} is {lease_seconds} s; it must be more than 0")
         with self._write() as connection:
-            now = self._now()
+            now = self._now(connection)
             held = connection.execute(select(claims).where(claims.c.job_key == job_key)).first()
             if held is not None and held.owner != owner and _is_live(held, now):
+                return None
+            if only_open and is_settled(connection, job_key):
                 return None
             attempt = 1 + (connection.scalar(_attempts(job_key)) or 0)
             made = insert(attempts).values(job_key=job_key, attempt=attempt, owner=owner, at=now)
@@ -58,8 +77,8 @@ class Claims(Database):
 
         A lease that ran out while nobody else took the job (a laptop slept) can be renewed.
         """
-        until = self._now() + timedelta(seconds=claim.lease_seconds)
         with self._write() as connection:
+            until = self._now(connection) + timedelta(seconds=claim.lease_seconds)
             mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
             return connection.execute(update(claims).where(*mine).values(lease_until=until)).rowcount == 1
 
@@ -67,15 +86,13 @@ class Claims(Database):
         """Give the job back; False if the claim was no longer ours."""
         with self._write() as connection:
             mine = (claims.c.job_key == claim.job_key, claims.c.fence == claim.fence, claims.c.ended_at.is_(None))
-            return connection.execute(update(claims).where(*mine).values(ended_at=self._now())).rowcount == 1
+            return connection.execute(update(claims).where(*mine).values(ended_at=self._now(connection))).rowcount == 1
 
     def live_claims(self, now: datetime | None = None) -> list[Claim]:
         """Every claim whose lease has not ended, in the order in which they were taken."""
-        moment = now or self._now()
-        asked = (
-            select(claims).where(claims.c.ended_at.is_(None), claims.c.lease_until > moment).order_by(claims.c.fence)
-        )
         with self._read() as connection:
+            live = (claims.c.ended_at.is_(None), claims.c.lease_until > (now or self._now(connection)))
+            asked = select(claims).where(*live).order_by(claims.c.fence)
             return [_claim(row) for row in connection.execute(asked)]
 
     def attempts(self, job_key: str, since: datetime | None = None) -> int:
@@ -106,7 +123,7 @@ class Claims(Database):
         with self._write() as connection:
             gone = (claims.c.ended_at.is_(None), claims.c.owner.startswith(owner_prefix, autoescape=True))
             freed = connection.scalars(select(claims.c.job_key).where(*gone).order_by(claims.c.fence)).all()
-            connection.execute(update(claims).where(*gone).values(ended_at=self._now()))
+            connection.execute(update(claims).where(*gone).values(ended_at=self._now(connection)))
             return list(freed)
 
 
@@ -123,6 +140,19 @@ def fence_problem(connection: Connection, claim_key: str, fence: int) -> str | N
     if held.ended_at is not None:
         return f"fence {fence} (attempt {held.attempt} of job {claim_key}) was given up at {held.ended_at.isoformat()}"
     return None
+
+
+def is_settled(connection: Connection, job_key: str) -> bool:
+    """Whether the job has ended for good, waits for a person's word, or is on hold. Inside a caller's transaction."""
+
+    def newest(table: Table, column: Column[Any], key: Column[Any]) -> Any:
+        return connection.scalar(select(column).where(key == job_key).order_by(desc(table.c.id)).limit(1))
+
+    return (
+        newest(job_ends, job_ends.c.outcome, job_ends.c.job_key) in ENDS
+        or newest(approvals, approvals.c.state, approvals.c.job_key) == "waiting"
+        or bool(newest(holds, holds.c.held, holds.c.key))
+    )
 
 
 def _attempts(job_key: str) -> Any:

@@ -73,7 +73,7 @@ class ModelFacts(Database):
             internal_id=internal_id,
             revision=sha,
             content_digest=content_digest,
-            at=at or self._now(),
+            at=at or self.now(),
         )
         with self._write() as connection:
             last = connection.execute(_last_state(repo_id)).first()
@@ -154,8 +154,8 @@ class ModelFacts(Database):
         A key that makes other bytes than before (another engine version, another device) is logged and counts from now
         on: refusing it would leave a job stuck whose first artifact has been removed.
         """
-        now = self._now()
         with self._write() as connection:
+            now = self._now(connection)
             if not connection.execute(select(artifacts.c.digest).where(artifacts.c.digest == artifact.digest)).first():
                 connection.execute(
                     insert(artifacts).values(
@@ -203,7 +203,12 @@ class ModelFacts(Database):
         with self._write() as connection:
             known = connection.execute(_fetched(ref)).first()
             if known is None:
-                values = {"repo_id": ref.repo_id, "revision": ref.revision, "digest": digest, "at": self._now()}
+                values = {
+                    "repo_id": ref.repo_id,
+                    "revision": ref.revision,
+                    "digest": digest,
+                    "at": self._now(connection),
+                }
                 connection.execute(insert(fetches).values(**values))
                 return True
         if known.digest != digest:

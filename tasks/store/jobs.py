@@ -42,7 +42,9 @@ class JobFacts(Database):
             last = connection.execute(select(jobs).where(*here).order_by(desc(jobs.c.id)).limit(1)).first()
             if last is not None and last.job_key == job.key:
                 return False
-            connection.execute(insert(jobs).values(**values, payload=job.model_dump(mode="json"), at=self._now()))
+            connection.execute(
+                insert(jobs).values(**values, payload=job.model_dump(mode="json"), at=self._now(connection))
+            )
             return True
 
     def job(self, job_key: Digest) -> JobFact | None:
@@ -109,9 +111,11 @@ class JobFacts(Database):
             last = connection.execute(_last_approval(request.claim_key)).first()
             if last is not None and last.state == "waiting" and last.artifact_digest == request.artifact_digest:
                 return False
-            _supersede_others(connection, request.claim_key, request, "was asked for again as", self._now())
+            _supersede_others(connection, request.claim_key, request, "was asked for again as", self._now(connection))
             values = _approval_values(request.claim_key, "waiting", request, reason)
-            connection.execute(insert(approvals).values(**values, flow_run_id=flow_run_id, by="", at=self._now()))
+            connection.execute(
+                insert(approvals).values(**values, flow_run_id=flow_run_id, by="", at=self._now(connection))
+            )
             return True
 
     def decide(self, job_key: Digest, state: str, *, by: str, reason: str, flow_run_id: str | None = None) -> Approval:
@@ -128,9 +132,11 @@ class JobFacts(Database):
                 told = "was never asked for" if last is None else f"{last.state} by {last.by or 'nobody'} at {last.at}"
                 raise InputError(f"no candidate of job {job_key[:12]} waits for a decision: it {told}")
             request = PublishRequest.model_validate(last.request)
-            _supersede_others(connection, job_key, request, f"was {state} as", self._now())
+            _supersede_others(connection, job_key, request, f"was {state} as", self._now(connection))
             values = _approval_values(job_key, state, request, reason)
-            connection.execute(insert(approvals).values(**values, flow_run_id=flow_run_id, by=by, at=self._now()))
+            connection.execute(
+                insert(approvals).values(**values, flow_run_id=flow_run_id, by=by, at=self._now(connection))
+            )
             return _approval(connection.execute(_last_approval(job_key)).one())
 
     def approval(self, job_key: Digest) -> Approval | None:

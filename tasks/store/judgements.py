@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, desc, func, insert, select
 from tasks.domain.errors import InputError
 from tasks.domain.models import Digest, Evaluation, Item, Score
 from tasks.domain.records import Hold, JobEnd, JobOutcome, VerdictFact
-from tasks.store.database import Database
+from tasks.store.database import Database, among
 from tasks.store.tables import evaluations, holds, job_ends, scores, verdicts
 
 
@@ -30,7 +30,9 @@ class JudgementFacts(Database):
             known = _evaluation(connection, evaluation.eval_key)
             if known is None:
                 values = {"eval_key": evaluation.eval_key, "artifact_digest": evaluation.artifact_digest}
-                connection.execute(insert(evaluations).values(**values, facts=evaluation.facts, at=self._now()))
+                connection.execute(
+                    insert(evaluations).values(**values, facts=evaluation.facts, at=self._now(connection))
+                )
                 if packed:
                     connection.execute(insert(scores), packed)
                 return True
@@ -85,7 +87,7 @@ class JudgementFacts(Database):
             target=str(payload.get("target", "")) if target is None else target,
             outcome=outcome,
             payload=payload,
-            at=at or self._now(),
+            at=at or self.now(),
         )
         with self._write() as connection:
             last = connection.execute(_latest_verdict(verdict_key)).first()
@@ -127,7 +129,7 @@ class JudgementFacts(Database):
             reason=reason,
             artifact_digest=artifact_digest,
             flow_run_id=flow_run_id,
-            at=at or self._now(),
+            at=at or self.now(),
         )
         with self._write() as connection:
             connection.execute(insert(job_ends).values(**end.model_dump()))
@@ -150,7 +152,7 @@ class JudgementFacts(Database):
     def lift(self, key: str, reason: str) -> None:
         """Take any hold off ``key`` and record that a person wants it tried again: attempts count anew from here."""
         with self._write() as connection:
-            connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now()))
+            connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now(connection)))
 
     def lifted_at(self, key: str) -> datetime | None:
         """When a hold was taken off ``key``, or a new try was asked for, last; None if never."""
@@ -160,12 +162,13 @@ class JudgementFacts(Database):
             )
             return found
 
-    def holds(self) -> list[Hold]:
-        """What is on hold now, oldest first."""
-        newest = select(func.max(holds.c.id)).group_by(holds.c.key)
+    def holds(self, keys: Collection[str] | None = None) -> list[Hold]:
+        """What is on hold now, oldest first; of ``keys`` only, where they are given."""
+        newest = select(func.max(holds.c.id)).where(among(holds.c.key, keys)).group_by(holds.c.key)
         asked = select(holds).where(holds.c.id.in_(newest), holds.c.held).order_by(holds.c.id)
         with self._read() as connection:
-            return [Hold(key=row.key, reason=row.reason, at=row.at) for row in connection.execute(asked)]
+            rows = [row for row in connection.execute(asked) if keys is None or row.key in keys]
+        return [Hold(key=row.key, reason=row.reason, at=row.at) for row in rows]
 
     def _hold(self, key: str, held: bool, reason: str) -> None:
         latest = select(holds).where(holds.c.key == key).order_by(desc(holds.c.id)).limit(1)
@@ -173,7 +176,7 @@ class JudgementFacts(Database):
             last = connection.execute(latest).first()
             if (last is not None and last.held) == held and (last is None or not held or last.reason == reason):
                 return
-            connection.execute(insert(holds).values(key=key, held=held, reason=reason, at=self._now()))
+            connection.execute(insert(holds).values(key=key, held=held, reason=reason, at=self._now(connection)))
 
 
 def _pack(eval_key: str, position: int, score: Score) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
                 never changed
-    what moves  claims.py, channels.py, serving.py
+                listings.py (the same for many keys at once)
+    what moves  claims.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
 It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
@@ -17,25 +18,28 @@ from sqlalchemy.engine import URL
 
 from tasks.store.channels import Channels
 from tasks.store.claims import Claims
-from tasks.store.database import connect, migrate, utc_now
+from tasks.store.database import connect, migrate
 from tasks.store.facts import Merged, ModelFacts
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
+from tasks.store.listings import Listings
+from tasks.store.polls import Polls
 from tasks.store.serving import Serving
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Claims, Channels, Serving):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Listings, Claims, Channels, Serving, Polls):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod
-    def open(cls, url: str | URL, *, now: Callable[[], datetime] = utc_now) -> Self:
+    def open(cls, url: str | URL, *, now: Callable[[], datetime] | None = None) -> Self:
         """Open the ledger at ``url``, making or upgrading its schema where needed.
 
         Args:
             url: ``sqlite:////absolute/path`` or ``postgresql://user:password@host:port/name``.
-            now: the clock; leases compare it over hosts, so keep their clocks together.
+            now: another clock, for tests and simulations. Left out: the PostgreSQL server's, which all hosts share,
+                and this host's for a SQLite file, which no other host opens.
 
         Raises:
             InputError: if this is no ledger, or one of a newer version.

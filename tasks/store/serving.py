@@ -35,7 +35,7 @@ class Serving(Database):
         if lease_seconds <= 0:
             raise InputError(f"the lease on {digest[:12]} for {channel!r} is {lease_seconds} s; it must be more than 0")
         with self._write() as connection:
-            now = self._now()
+            now = self._now(connection)
             wanted = Wanted(
                 digest=digest,
                 channel=channel,
@@ -54,7 +54,7 @@ class Serving(Database):
     def renew_staged(self, digest: Digest, channel: str, owner: str, lease_seconds: float) -> bool:
         """Extend the lease; False if it ran out or was taken back: ask with ``want_staged`` again."""
         with self._write() as connection:
-            now = self._now()
+            now = self._now(connection)
             mine = (*_mine(digest, channel, owner), staged.c.lease_until > now)
             until = now + timedelta(seconds=lease_seconds)
             return connection.execute(update(staged).where(*mine).values(lease_until=until)).rowcount == 1
@@ -71,9 +71,9 @@ class Serving(Database):
 
     def desired(self) -> Desired:
         """All that should be running now."""
-        now = self._now()
-        asked = select(staged).where(staged.c.lease_until > now).order_by(staged.c.lease_until)
         with self._read() as connection:
+            now = self._now(connection)
+            asked = select(staged).where(staged.c.lease_until > now).order_by(staged.c.lease_until)
             longest = {(row.channel, row.digest): _wanted(row) for row in connection.execute(asked)}
             live = all_live(connection)
         return Desired(live=live, staged=tuple(longest[key] for key in sorted(longest)), at=now)
@@ -105,7 +105,7 @@ class Serving(Database):
     def agent_heartbeat(self, at: datetime | None = None, agent: str = LOCAL) -> None:
         """The agent is alive."""
         with self._write() as connection:
-            seen = at or self._now()
+            seen = at or self._now(connection)
             known = connection.execute(update(agents).where(agents.c.agent == agent).values(seen_at=seen)).rowcount
             if not known:
                 connection.execute(insert(agents).values(agent=agent, seen_at=seen))

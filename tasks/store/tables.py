@@ -1,7 +1,7 @@
 """The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
-Only these move: claims, channels (the pointer), staged, instances, agents. A test compares this file with what the
-migrations make, so change both.
+Only these move: claims, channels (the pointer), staged, instances, agents, polls. A test compares this file with what
+the migrations make, so change both.
 """
 
 from datetime import UTC, datetime
@@ -278,6 +278,22 @@ agents = Table(
     Column("agent", String, primary_key=True),
     Column("seen_at", Utc, nullable=False),
 )
+polls = Table(
+    "polls",
+    metadata,
+    Column("family", String, primary_key=True),
+    Column("polls", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("good_at", Utc),
+    Column("failed_at", Utc),
+    Column("failure", String, nullable=False),
+)
 
 Index("ix_verdicts_family_target", verdicts.c.family, verdicts.c.target)
+for _column in (
+    *(repo_states.c.internal_id, repo_states.c.content_digest, repo_states.c.at, attempts.c.owner),
+    *(promotions.c.claim_key, verdicts.c.job_key, claims.c.lease_until),
+):
+    Index(f"ix_{_column.table.name}_{_column.name}", _column)
 Index("ix_jobs_release", jobs.c.family, jobs.c.target, jobs.c.release_digest)

@@ -24,6 +24,7 @@ NAMES = {
     "rollback-channel/by-hand": "control",
     "approve-release/by-hand": "control",
     "backfill-base/by-hand": "control",
+    "collect-garbage/nightly": "control",
 }
 
 
@@ -77,8 +78,11 @@ def test_the_watch_has_a_poll_and_a_nightly_rescan(found: "dict[str, DeploymentR
     assert nightly.parameters == {"full_rescan": True}
 
 
-def test_nothing_but_the_watch_starts_by_itself(found: "dict[str, DeploymentResponse]") -> None:
-    assert [name for name, deployment in found.items() if deployment.schedules] == ["watch-hub/schedule"]
+def test_nothing_but_the_watch_and_the_collection_starts_by_itself(found: "dict[str, DeploymentResponse]") -> None:
+    alone = sorted(name for name, deployment in found.items() if deployment.schedules)
+    assert alone == ["collect-garbage/nightly", "watch-hub/schedule"]
+    (nightly,) = found["collect-garbage/nightly"].schedules
+    assert (nightly.schedule.cron, nightly.schedule.timezone) == ("30 4 * * *", "Europe/Madrid")
 
 
 def test_an_entrypoint_is_a_module_that_a_worker_can_import_from_anywhere(

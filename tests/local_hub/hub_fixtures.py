@@ -38,23 +38,28 @@ class RunningHub:
     root: Path
     port: int
     process: subprocess.Popen[bytes]
+    prefix: str = ""
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.port}/admin"
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
 
     def push(self, repo_id: str, folder: Path, message: str = "Upload model", when: str = WHEN) -> str:
         return push_folder(self.root, repo_id, folder, message, when)
 
     def pull(self, lever: str, **settings: Any) -> None:
-        """Set one of the Hub's levers: ``failures`` with its settings, or nothing to clear it."""
+        """Set a lever of the Hub: ``failures`` or ``repos`` with its settings, or nothing to clear it."""
         body, method = json.dumps(settings).encode(), "POST" if settings else "DELETE"
-        with urlopen(Request(f"{self.endpoint}/admin/{lever}", body, method=method), timeout=5):
+        with urlopen(Request(f"{self.admin}/{lever}", body, method=method), timeout=5):
             pass
 
     def answered(self) -> list[dict[str, Any]]:
-        """Every request since the last ``pull("requests")``: method, path, status, bytes."""
-        with urlopen(f"{self.endpoint}/admin/requests", timeout=5) as answer:
+        """Every request since the last ``pull("requests")``: method, path, status, bytes, signed."""
+        with urlopen(f"{self.admin}/requests", timeout=5) as answer:
             found: list[dict[str, Any]] = json.loads(answer.read())
         return found
 
@@ -68,14 +73,15 @@ class RunningHub:
 
 
 @contextmanager
-def run_hub(root: Path, *arguments: str, write_token: str | None = None) -> Iterator[RunningHub]:
+def run_hub(root: Path, *arguments: str, write_token: str | None = None, prefix: str = "") -> Iterator[RunningHub]:
     port = free_port()
     command = [sys.executable, "-m", "infra.local_hub", "--root", str(root), "--port", str(port), *arguments]
+    command += ["--prefix", prefix] if prefix else []
     environment = {**os.environ, "LOCAL_HUB_WRITE_TOKEN": write_token or ""}
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment) as process:
         try:
             wait_until_up(port, process)
-            yield RunningHub(root, port, process)
+            yield RunningHub(root, port, process, prefix)
         finally:
             process.terminate()
             process.wait(timeout=10)

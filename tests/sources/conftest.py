@@ -9,6 +9,7 @@ import pytest
 from tasks.domain.models import ModelRef
 from tasks.sources.hub import HubSource
 from tests.local_hub.hub_fixtures import WHEN, Push, RunningHub, TinyModel, run_hub
+from tests.tasks.lab import TOKEN, Lab, lab_on
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +43,17 @@ def push(hub: RunningHub, org: str, tmp_path: Path) -> Push:
         return ModelRef(repo_id=f"{org}/{name}", revision=hub.push(f"{org}/{name}", folder, when=when))
 
     return push_model
+
+
+@pytest.fixture(scope="session")
+def lab_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    with run_hub(tmp_path_factory.mktemp("lab-hub"), write_token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def lab(lab_hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A lab, watched by an installation whose releases settle for an hour, and for two watches."""
+    with lab_on(lab_hub, tmp_path, monkeypatch, settle_seconds=3600) as there:
+        yield there
+    lab_hub.pull("failures")

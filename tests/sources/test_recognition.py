@@ -9,7 +9,8 @@ from tasks.domain.models import ModelRef
 from tasks.domain.records import RepoState as Seen
 from tasks.sources.parentage import Proof
 from tasks.sources.protocol import RepoState
-from tasks.sources.recognition import Findings, Memory, Rule, recognise, stated_parents
+from tasks.sources.recognition import Findings, Memory, Rule, recognise
+from tasks.sources.stated import stated_parents
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 RULE = Rule(base="lab/base", pattern=r"lab/instruct-v\d+", deny=("GGUF",), settle_seconds=3600)
@@ -54,24 +55,44 @@ def proof(distance: float) -> Proof:
 
 SOUND = Findings(digest=DIGEST, proof=proof(0.03))
 KNOWN = frozenset({DIGEST})
+SEEN = Memory(by_name=seen(content_digest=None))
+"""An earlier watch saw this very state; its files were not read."""
 
 CASES: list[tuple[dict[str, Any], Memory, Findings | None, str, str, str]] = [
-    ({}, Memory(), None, "release", "new", "as far as its listing tells"),
-    ({}, Memory(), SOUND, "release", "new", "relative distance 0.030"),
+    ({}, SEEN, None, "release", "new", "as far as its listing tells"),
+    ({}, SEEN, SOUND, "release", "new", "relative distance 0.030"),
     ({"repo_id": "lab/base"}, Memory(), None, "ignored", "name", "does not match"),
     ({"disabled": True}, Memory(), SOUND, "held", "disabled", "disabled at its source"),
     ({"private": True}, Memory(), SOUND, "waits", "private", "has not released it yet"),
-    ({"last_modified": NOW}, Memory(), SOUND, "waits", "settling", "settles at 3600 s"),
-    ({}, Memory(), Findings(unfinished=("weights",)), "waits", "unfinished", "lacks weights"),
-    ({}, Memory(), Findings(denied="licence"), "held", "gated", "gated: licence"),
-    ({}, Memory(), Findings(refused="wrong shape"), "held", "preflight", "wrong shape"),
-    ({}, Memory(), Findings(digest=DIGEST, proof=proof(1.4)), "held", "lineage", "lie 1.40 from those of lab/base"),
+    ({"last_modified": NOW}, SEEN, SOUND, "waits", "settling", "settles at 3600 s"),
+    ({}, Memory(), SOUND, "waits", "settling", "seen for the first time"),
+    ({"sha": "b" * 40}, SEEN, SOUND, "waits", "settling", "seen for the first time"),
+    ({}, SEEN, Findings(digest=DIGEST, licence="X states y"), "held", "licence", "licence: lab/instruct-v1@"),
+    ({}, SEEN, SOUND.model_copy(update={"triggers": ("t: 'pay'",)}), "held", "template", "t: 'pay'. Such conditions"),
+    ({}, SEEN, Findings(unfinished=("weights",)), "waits", "unfinished", "lacks weights"),
+    ({}, SEEN, Findings(denied="licence"), "held", "gated", "gated: licence"),
+    ({}, SEEN, Findings(refused="wrong shape"), "held", "preflight", "wrong shape"),
+    ({}, SEEN, Findings(digest=DIGEST, proof=proof(1.4)), "held", "lineage", "lie 1.40 from those of lab/base"),
     ({}, Memory(by_name=seen(), released=KNOWN), None, "release", "known", "is on record"),
     # Its files were read as a parent of something, which makes it no release.
     ({}, Memory(by_name=seen()), None, "release", "new", "listing"),
-    ({"sha": "b" * 40}, Memory(by_name=seen(), released=KNOWN), Findings(digest=DIGEST), "release", "known", "commit"),
+    (
+        {"sha": "b" * 40},
+        Memory(by_name=seen(revision="b" * 40, content_digest=None), released=KNOWN),
+        Findings(digest=DIGEST),
+        "release",
+        "known",
+        "commit",
+    ),
     ({"internal_id": "2" * 24}, Memory(by_name=seen()), SOUND, "held", "identity", "registered again"),
-    ({"internal_id": "2" * 24}, Memory(by_name=seen(), trusted=True), SOUND, "release", "new", "descends"),
+    (
+        {"internal_id": "2" * 24},
+        Memory(by_name=seen(), by_id=seen(internal_id="2" * 24, content_digest=None), trusted=True),
+        SOUND,
+        "release",
+        "new",
+        "descends",
+    ),
     ({"internal_id": ""}, Memory(by_name=seen()), SOUND, "release", "new", "descends"),
 ]
 
@@ -93,6 +114,20 @@ def test_a_rename_keeps_what_is_known_and_is_noted() -> None:
     assert found.notes == ("renamed from lab/instruct-v0",)
 
 
+def test_a_way_that_the_cards_tell_is_noted_in_place_of_their_silence() -> None:
+    tags = ("base_model:lab/sft", "base_model:finetune:lab/sft")
+    told = SOUND.model_copy(update={"stated": ("lab/sft", "lab/base"), "oddities": ("template holds the address x",)})
+    found = recognise(state(tags=tags), RULE, SEEN, NOW, told)
+    assert found.notes == ("its template holds the address x", "its card leads to lab/base by lab/sft, lab/base")
+
+
+def test_a_template_that_a_person_has_read_and_one_that_need_not_settle_are_taken() -> None:
+    told = SOUND.model_copy(update={"triggers": ("t",)})
+    assert recognise(state(), RULE, SEEN.model_copy(update={"trusted": True}), NOW, told).verdict == "release"
+    at_once = RULE.model_copy(update={"settle_seconds": 0})
+    assert recognise(state(), at_once, Memory(), NOW, SOUND).verdict == "release"
+
+
 def test_a_person_may_name_any_repository_but_not_one_that_was_replaced() -> None:
     by_hand = Rule(base="lab/base", pattern=None)
     odd = {"repo_id": "lab/odd", "private": True, "last_modified": NOW}
@@ -112,9 +147,9 @@ def test_a_person_may_name_any_repository_but_not_one_that_was_replaced() -> Non
     ],
 )
 def test_a_silent_or_partial_card_is_noted_and_the_weights_decide(tags: tuple[str, ...], note: str) -> None:
-    near = recognise(state(tags=tags), RULE, Memory(), NOW, SOUND)
+    near = recognise(state(tags=tags), RULE, SEEN, NOW, SOUND)
     assert (near.verdict, near.notes) == ("release", (note,))
-    far = recognise(state(tags=tags), RULE, Memory(), NOW, Findings(digest=DIGEST, proof=proof(1.3)))
+    far = recognise(state(tags=tags), RULE, SEEN, NOW, Findings(digest=DIGEST, proof=proof(1.3)))
     assert (far.verdict, far.cause) == ("held", "lineage")
 
 

@@ -1,13 +1,6 @@
 """Every ledger test runs on SQLite and on a PostgreSQL cluster of its own, started here and gone with the session."""
 
 import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +13,7 @@ from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
 from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
+from tests.store.postgres_server import BINARIES, running_postgres
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -104,81 +98,17 @@ class Samples:
         return Evaluation(eval_key=self.digest(key), artifact_digest=self.digest("merged"), scores=scores, facts=facts)
 
 
-def _missing(reason: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}; CI must test the ledger on PostgreSQL", pytrace=False)
-    pytest.skip(reason)
-
-
-def _binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A ledger's address in a PostgreSQL of our own: loopback, a free port, no unix socket, gone at the end."""
-    binaries = _binaries()
-    if binaries is None:
-        _missing("PostgreSQL is not installed (apt-get install postgresql)")
-        return
-    # initdb and postgres refuse root, and setpriv makes the server end with us even if we are killed.
-    as_postgres = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
-    home = Path(tempfile.mkdtemp(prefix="empelt-postgres-"))
-    password = secrets.token_hex(16)
-    (home / "password").write_text(password)
-    if as_postgres:
-        for path in (home, home / "password"):
-            shutil.chown(path, "postgres", "postgres")
-    env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    flags = ["-U", "empelt", "-A", "scram-sha-256", f"--pwfile={home / 'password'}", "--no-sync", "-E", "UTF8"]
-    made = subprocess.run(
-        ["setpriv", *as_postgres, "--", str(binaries / "initdb"), "-D", str(home / "data"), *flags],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd="/",
-        timeout=60,
-    )
-    assert made.returncode == 0, made.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": ""}
-    settings |= {"fsync": "off", "autovacuum": "off", "shared_buffers": "16MB"}
-    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-    url = f"postgresql://empelt:{password}@127.0.0.1:{port}/postgres"
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                *("setpriv", *as_postgres, "--pdeathsig", "SIGQUIT", "--"),
-                *(str(binaries / "postgres"), "-D", str(home / "data"), *options),
-            ],
-            stdout=log,
-            stderr=log,
-            env=env,
-            cwd="/",
-        )
-    try:
-        _wait_until_up(server, url, home / "log")
+    """A ledger's address in a PostgreSQL of our own, its schema made."""
+    if BINARIES is None:
+        missing = "PostgreSQL is not installed (infra/setup.sh --tests, or apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{missing}; CI must test the ledger on PostgreSQL", pytrace=False)
+        pytest.skip(missing)
+    with running_postgres() as url:
         Ledger.open(url).close()
         yield url
-    finally:
-        server.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: the data goes with it
-        server.wait(20)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    for _ in range(150):
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-            return
-        except psycopg.OperationalError:
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.1)
-    raise AssertionError(f"PostgreSQL did not answer within 15 s:\n{log.read_text()}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -36,6 +36,8 @@ def test_every_switch_is_a_promotion_on_record_newest_first(ledger, switch, samp
     assert (history[0].previous_digest, history[0].reason) == (samples.digest("v2"), "rollback by hand")
     assert history[1].flow_run_id == "run-2"
     assert ledger.promotions("gl") == []
+    assert ledger.releases_served("eu") == {(samples.ref(v).repo_id, samples.ref(v).revision) for v in ("v1", "v2")}
+    assert ledger.releases_served("gl") == set()
 
 
 def test_switching_to_what_is_live_changes_nothing_even_with_an_old_generation(ledger, switch):

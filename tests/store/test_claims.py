@@ -1,8 +1,12 @@
 """Claims: one owner at a time, and a fence that tells a stale attempt from the present one."""
 
+import os
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tasks.domain.errors import InputError
+from tasks.store import database
 from tasks.store.ledger import Ledger
 
 
@@ -80,3 +84,40 @@ def test_a_lease_without_length_is_refused(ledger, seconds):
     with pytest.raises(InputError, match=f"the lease on job is {seconds} s"):
         ledger.claim("job", "one", seconds)
     assert ledger.attempts("job") == 0
+
+
+@pytest.mark.parametrize("outcome", ["published", "rejected", "kept"])
+def test_a_job_that_has_ended_since_it_was_planned_is_not_claimed(ledger, outcome):
+    ledger.record_job_end("job", outcome, "")
+    assert ledger.claim("job", "watch", 60, only_open=True) is None
+    assert ledger.attempts("job") == 0
+    assert ledger.claim("job", "a person", 60).attempt == 1
+
+
+def test_a_job_that_failed_is_claimed_again_and_one_on_hold_is_not(ledger):
+    ledger.record_job_end("job", "failed", "the disk broke")
+    assert ledger.release(ledger.claim("job", "watch", 60, only_open=True))
+    ledger.record_hold("job", "cancelled")
+    assert ledger.claim("job", "watch", 60, only_open=True) is None
+    ledger.lift("job", "by hand")
+    assert ledger.claim("job", "watch", 60, only_open=True).attempt == 2
+
+
+def test_a_job_that_waits_for_a_person_is_not_claimed(ledger, samples):
+    job = samples.job()
+    ledger.ask_approval(samples.request(job, samples.digest("merged")), "stronger")
+    assert ledger.claim(job.key, "watch", 60, only_open=True) is None
+    ledger.decide(job.key, "rejected", by="Ane", reason="")
+    assert ledger.claim(job.key, "watch", 60, only_open=True) is not None
+
+
+def test_a_host_whose_clock_is_fast_takes_no_job_early_on_postgresql(postgres, monkeypatch):
+    """SQLite's file is of one host, whose clock is the ledger's."""
+    job = f"job of process {os.getpid()}"
+    with Ledger.open(postgres) as right, Ledger.open(postgres) as fast:
+        held = right.claim(job, "one", 600)
+        assert held is not None
+        monkeypatch.setattr(database, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=1))
+        assert fast.claim(job, "two", 600) is None
+        assert abs(fast.now() - right.now()) < timedelta(minutes=10)
+        assert right.release(held)

@@ -8,15 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from tasks.domain.errors import DiskFull, InputError, TransientError
-from tasks.domain.records import MergeCost
 from tasks.store import database
 from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
@@ -31,28 +27,6 @@ def test_opening_again_finds_everything(ledger, url, samples):
     ledger.record_release(samples.release())
     with Ledger.open(url) as again:
         assert again.releases("tiny") == [samples.release()]
-
-
-def test_a_ledger_from_before_peaks_were_measured_is_brought_up_to_date_and_keeps_its_merges(tmp_path, samples):
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    old = database.Database(database.connect(url))
-    config = Config()
-    config.set_main_option("script_location", str(database.MIGRATIONS))
-    with old._write() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
-        digest, values = samples.digest("merged"), {"total_bytes": 1, "files": "[]", "at": "2026-11-01 12:00:00.000000"}
-        connection.execute(
-            text("INSERT INTO artifacts VALUES (:digest, :total_bytes, :files, :at)"), {"digest": digest, **values}
-        )
-        merge = {"digest": digest, "lineage": samples.lineage().model_dump_json(), "at": values["at"]}
-        connection.execute(text("INSERT INTO merges VALUES (1, 'key', :digest, :lineage, 12.5, :at)"), merge)
-    old.close()
-    with Ledger.open(url) as ledger:
-        assert ledger.merge_cost("key", digest) == MergeCost(seconds=12.5, peak_bytes=None)
-        assert ledger.lineage(digest) == samples.lineage()
-        with pytest.raises(IntegrityError, match="appended, never changed"), ledger._write() as connection:
-            connection.execute(text("UPDATE merges SET peak_bytes = 1"))
 
 
 def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(url):

@@ -62,6 +62,60 @@ def test_of_processes_racing_for_a_claim_exactly_one_wins_each_round(url):
     assert len(set(fences)) == 20
 
 
+def test_workers_that_race_for_the_same_jobs_do_each_of_them_once(url, tmp_path):
+    done = tmp_path / "done"
+
+    def work(n):
+        with Ledger.open(url) as ledger:
+            for _ in range(3):  # again and again, as a worker asks that does not know what the other has ended
+                for job in (f"job-{i}" for i in range(12)):
+                    if claim := ledger.claim(job, f"worker-{n}", LONG, only_open=True):
+                        with done.open("a") as out:
+                            out.write(f"{job}\n")
+                        ledger.record_job_end(job, "published", "")
+                        ledger.release(claim)
+        return n
+
+    assert sorted(together(2, work)) == [0, 1]
+    assert sorted(done.read_text().split()) == sorted(f"job-{i}" for i in range(12))
+
+
+def test_a_worker_that_slept_through_its_lease_finishes_and_cannot_publish(ledger, url, switch, samples):
+    taken, awake, answers = FORK.Event(), FORK.Event(), FORK.SimpleQueue()
+
+    def publish(mine, name, claim):
+        release = {"release": samples.ref(name), "target": "eu", "family": "tiny"}
+        fence = {"fence": claim.fence, "claim_key": "job", "expected_generation": 0}
+        return mine.switch_channel("eu", digest=samples.digest(name), **release, **fence).generation
+
+    def sleeper():
+        with Ledger.open(url) as mine:
+            claim = mine.claim("job", "sleeper", 0.5)
+            taken.set()
+            awake.wait(30)
+            answers.put(mine.renew(claim))
+            try:
+                answers.put(publish(mine, "stale", claim))
+            except PromotionFailed as refused:
+                answers.put(str(refused))
+
+    child = FORK.Process(target=sleeper)
+    child.start()
+    assert taken.wait(20)
+    os.kill(child.pid, signal.SIGSTOP)
+    with Ledger.open(url) as other:  # by the real clock
+        while (claim := other.claim("job", "other", LONG)) is None:
+            time.sleep(0.05)
+        awake.set()
+        os.kill(child.pid, signal.SIGCONT)  # it works while the other one does
+        child.join(30)
+        assert (child.exitcode, answers.get()) == (0, False)
+        assert "was superseded: job job is now at fence" in answers.get()
+        assert ledger.promotions("eu") == []
+        assert publish(other, "present", claim) == 1
+    assert [p.artifact_digest for p in ledger.promotions("eu")] == [samples.digest("present")]
+
+
 def test_of_processes_racing_to_switch_one_makes_the_generation(ledger, url, switch):
     def try_to_switch(n):
         with Ledger.open(url) as mine:
@@ -116,7 +170,7 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_a_ledger_that_works(le
 
     def stop_halfway():
         with Ledger.open(url) as mine, mine._write() as connection:
-            connection.execute(insert(evaluations).values(**half, at=mine._now()))
+            connection.execute(insert(evaluations).values(**half, at=mine._now(connection)))
             reached.set()
             time.sleep(LONG)
 

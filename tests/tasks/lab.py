@@ -2,9 +2,10 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from prefect.logging import disable_run_logger
 
 from tasks import doors
+from tasks.admission import examine
 from tasks.domain.models import Release
 from tasks.domain.records import Hold
 from tasks.hub import find_releases
+from tasks.sources.recognition import Recognition
 from tests.local_hub.hub_fixtures import ARCHITECTURE, RunningHub, TinyModel, trained
 
 TOKEN = "hf_the-lab-writes"
 FAMILY = "tiny"
+CARD = "---\nlicense: apache-2.0\nbase_model: {base}\n---\n# A model\n"
 CATALOG = Path(__file__).parents[2] / "deployments" / "catalog"
 
 
@@ -44,6 +48,37 @@ class Lab:
         self.api.create_repo(self.repo(name), exist_ok=True)
         return self.api.upload_folder(repo_id=self.repo(name), folder_path=folder).oid
 
+    def push(
+        self,
+        name: str,
+        steps: int = 1,
+        *,
+        model: TinyModel | None = None,
+        change: Callable[[Path], object] = lambda folder: None,
+        minutes_ago: int = 120,
+    ) -> str:
+        """As ``release``, in one commit that was made so long ago, without the client; its sha."""
+        folder = self.folder(model or TinyModel(values=trained(1, steps), card=CARD.format(base=self.repo("base"))))
+        change(folder)
+        when = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+        return self.hub.push(self.repo(name), folder, when=when.isoformat())
+
+    def find(self, name: str) -> Recognition:
+        """What the repository is to the family now; recorded nowhere."""
+        family, state = doors.open_catalog().family(FAMILY), doors.open_source().state(self.repo(name))
+        return examine(family, state, datetime.now(UTC))
+
+    def settle(self) -> dict[str, str]:
+        """Two watches; what is on record then."""
+        self.watch()
+        return self.watch()
+
+    def edit_catalog(self, **changes: object) -> None:
+        """Set keys of the family."""
+        path = self.tmp_path / "catalog" / f"{FAMILY}.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+        doors.open_catalog.cache_clear()
+
     def add(self, name: str, path: str, content: bytes) -> str:
         """One commit with one file; its sha."""
         operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
@@ -66,7 +101,7 @@ class Lab:
 
 
 @contextmanager
-def lab_on(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab_on(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settle_seconds: int = 0) -> Iterator[Lab]:
     """A new organisation with a base, and an installation that watches it without a token."""
     # As HF_HUB_DISABLE_XET=1, which the client reads when it is first imported.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
@@ -83,8 +118,8 @@ def lab_on(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
     shutil.copytree(CATALOG / "gates", tmp_path / "catalog" / "gates")
     (tmp_path / "catalog" / f"{FAMILY}.yaml").write_text(yaml.safe_dump(family))
-    values = {"HOME": tmp_path / "home", "CATALOG": tmp_path / "catalog", "FAMILIES": FAMILY, "SETTLE_SECONDS": 0}
-    for name, value in (values | {"HUB_ENDPOINT": hub.endpoint}).items():
+    values = {"HOME": tmp_path / "home", "CATALOG": tmp_path / "catalog", "FAMILIES": FAMILY}
+    for name, value in (values | {"HUB_ENDPOINT": hub.endpoint, "SETTLE_SECONDS": settle_seconds}).items():
         monkeypatch.setenv(f"EMPELT_{name}", str(value))
     monkeypatch.delenv("EMPELT_HUB_TOKEN", raising=False)
     doors.forget()

@@ -1,0 +1,66 @@
+"""What refers to an artifact of the store, by the ledger alone. What nothing refers to may be collected.
+
+An artifact is kept for as long as any of these names it:
+
+    a channel           what it serves, and what it served before, as far as a roll-back may go back
+    an agent or a run   what runs, and what is wanted beside it
+    a person's decision a candidate that waits, with the models that it is judged against
+    a job to come       one that is due, under way, waiting, held or out of attempts: its ingredients and its merge
+    a gate's references the ingredients of each target's newest job: a changed gate asks about those
+"""
+
+from collections.abc import Iterator
+
+from tasks.domain.due import order_releases
+from tasks.domain.jobs import Job
+from tasks.domain.models import Digest
+from tasks.doors import open_ledger
+from tasks.settings import settings
+from tasks.standing import rows_of, standings
+
+NEEDED = ("due", "running", "waiting", "held", "exhausted")
+"""Standings of a job that will come, or may when a person says so."""
+
+
+def references() -> dict[Digest, str]:
+    """Every artifact that something refers to, and what does; the first of several reasons."""
+    found: dict[Digest, str] = {}
+    for digest, why in _references():
+        found.setdefault(digest, why)
+    return found
+
+
+def _references() -> Iterator[tuple[Digest, str]]:
+    ledger = open_ledger()
+    for state in ledger.channels():
+        yield state.artifact_digest, f"{state.channel} serves it"
+        before = dict.fromkeys(p.artifact_digest for p in ledger.promotions(state.channel))  # newest first
+        before.pop(state.artifact_digest, None)
+        for digest in [*before][: settings().keep_generations]:
+            yield digest, f"{state.channel} served it before, and may be rolled back to it"
+    for wanted in ledger.desired().staged:
+        yield wanted.digest, f"wanted beside {wanted.channel} by {wanted.owner}"
+    for instance in ledger.instances():
+        yield instance.digest, f"instance {instance.name} runs it"
+    for waiting in ledger.awaiting_approval():
+        yield waiting.request.artifact_digest, f"waits for a person, for {waiting.request.channel}"
+    targets: dict[tuple[str, str], dict[Digest, Job]] = {}
+    for fact in ledger.jobs():
+        job = fact.job
+        targets.setdefault((job.family, job.target), {})[job.release.content_digest] = job
+    keys = {(place, digest): job.key for place, jobs in targets.items() for digest, job in jobs.items()}
+    known = standings(keys.values())
+    for (family, target), jobs in targets.items():
+        releases = order_releases(job.release for job in jobs.values())
+        newest, here = jobs[releases[0].content_digest], {digest: keys[(family, target), digest] for digest in jobs}
+        for row in rows_of(family, target, newest.channel, releases, here, known):
+            if row.standing in NEEDED:
+                yield from _of_job(jobs[row.release.content_digest], f"is {row.standing}")
+        yield from _of_job(newest, "is the newest of its target")
+
+
+def _of_job(job: Job, why: str) -> Iterator[tuple[Digest, str]]:
+    for part in job.lineage.ingredients:
+        yield part.digest, f"{part.role} of {job.name}, which {why}"
+    if made := open_ledger().artifact_for(job.merge_key):
+        yield made.digest, f"the merge of {job.name}, which {why}"
