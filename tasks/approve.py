@@ -85,10 +85,12 @@ def decide(waiting: Approval, state: Literal["published", "rejected"], by: str, 
     Raises:
         InputError: if somebody else has decided meanwhile.
     """
-    ledger, run_id = open_ledger(), flow_run.get_id()
-    run = str(run_id) if run_id else None
-    ledger.decide(waiting.job_key, state, by=by, reason=comment, flow_run_id=run)
+    ledger, run_id, key = open_ledger(), flow_run.get_id(), waiting.job_key
+    run, digest = str(run_id) if run_id else None, waiting.request.artifact_digest
     reason = f"{state} by {by}" + (f": {comment}" if comment else "")
-    ledger.record_job_end(
-        waiting.job_key, state, reason, artifact_digest=waiting.request.artifact_digest, flow_run_id=run
-    )
+    asked, end = ledger.approval(key), ledger.job_end(key)
+    # The end first: were it second, a crash in between would leave a decided job that is due again.
+    open_still = asked is not None and asked.state in ("waiting", "superseded")
+    if open_still and (end is None or (end.outcome, end.artifact_digest) != (state, digest)):
+        ledger.record_job_end(key, state, reason, artifact_digest=digest, flow_run_id=run)
+    ledger.decide(key, state, by=by, reason=comment, flow_run_id=run)

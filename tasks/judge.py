@@ -47,11 +47,19 @@ def verdict_name(job: Job, verdict: Verdict) -> tuple[str, JobOutcome]:
     if verdict.outcome != "passed":
         return ("Rejected", "rejected") if verdict.outcome == "rejected" else ("Undecided", "held")
     if verdict.stronger_than_live is False:
-        return "Kept", "kept"
+        return ("Published", "published") if _is_live_by(job, verdict) else ("Kept", "kept")
     policy = open_catalog().family(job.family).publish
     if policy == "ask":
         return "AwaitingApproval", "awaiting"
     return ("Passed", "kept") if policy == "never" else ("Published", "published")
+
+
+def _is_live_by(job: Job, verdict: Verdict) -> bool:
+    """Whether an earlier attempt at this very job made the candidate live and died before it wrote that down."""
+    if verdict.live_digest is None or verdict.live_digest != verdict.candidate_digest:
+        return False
+    switches = open_ledger().promotions(job.channel)
+    return bool(switches) and (switches[0].artifact_digest, switches[0].claim_key) == (verdict.live_digest, job.key)
 
 
 def show_decision(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:

@@ -14,6 +14,7 @@ from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
+from tasks.lost import give_back_ended
 from tasks.settings import settings
 from tasks.standing import stopped
 
@@ -117,8 +118,10 @@ def alone(name: str) -> Iterator[bool]:
     Not a deployment limit of Prefect's: one lost lease there crashes a healthy run (PrefectHQ/prefect#21064; seen here
     on a watch of 20 s, prefect 3.9.1, on a busy machine).
     """
-    ledger = open_ledger()
-    claim = ledger.claim(name, owner=f"run:{flow_run.get_id() or 'by hand'}", lease_seconds=settings().pending_seconds)
+    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
+    claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
+    if claim is None and give_back_ended(name):  # the run that had it crashed: do not wait for its lease
+        claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
     try:
         yield claim is not None
     finally:

@@ -62,6 +62,13 @@ def find_lost() -> list[str]:
     return told
 
 
+def give_back_ended(key: str) -> bool:
+    """Give back the claim on ``key`` if the run that holds it has ended; whether that was so."""
+    with get_client(sync_client=True) as client:
+        held = [claim for claim in open_ledger().live_claims() if claim.job_key == key]
+        return any(_give_back(client, claim) for claim in held)
+
+
 def not_before(row: PlanRow) -> datetime | None:
     """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
     ledger = open_ledger()

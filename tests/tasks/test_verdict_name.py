@@ -12,6 +12,7 @@ from tasks.domain.models import Release
 from tasks.domain.verdict import Verdict
 from tasks.judge import verdict_name
 from tasks.settings import settings
+from tests.store.conftest import Samples
 
 
 @pytest.fixture
@@ -37,7 +38,10 @@ def job(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iter
 def test_only_what_passed_and_is_not_weaker_is_published(
     job: Job, outcome: str, stronger: bool | None, ended: tuple[str, str]
 ):
-    assert verdict_name(job, Verdict.model_construct(outcome=outcome, stronger_than_live=stronger)) == ended
+    assert (
+        verdict_name(job, Verdict.model_construct(outcome=outcome, stronger_than_live=stronger, live_digest=None))
+        == ended
+    )
 
 
 @pytest.mark.parametrize("job", ["qwen3-8b"], indirect=True)
@@ -52,7 +56,29 @@ def test_a_family_that_asks_waits_with_what_passed(job: Job, tmp_path: Path, mon
         file.write("publish: ask\n")
     monkeypatch.setenv("EMPELT_CATALOG", str(catalog))
     doors.forget()
-    passed = Verdict.model_construct(outcome="passed", stronger_than_live=True)
+    passed = Verdict.model_construct(outcome="passed", stronger_than_live=True, live_digest=None)
     assert verdict_name(job, passed) == ("AwaitingApproval", "awaiting")
     assert verdict_name(job, passed.model_copy(update={"stronger_than_live": False})) == ("Kept", "kept")
     assert verdict_name(job, passed.model_copy(update={"outcome": "rejected"})) == ("Rejected", "rejected")
+
+
+@pytest.mark.parametrize(("claimed", "ended"), [(True, ("Published", "published")), (False, ("Kept", "kept"))])
+def test_what_an_earlier_attempt_at_the_job_made_live_was_published_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool, ended: tuple[str, str]
+):
+    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
+    monkeypatch.setenv("EMPELT_FAMILIES", "llama-tiny")
+    doors.forget()
+    ledger, samples = doors.open_ledger(), Samples()
+    known, digest = samples.job(), samples.digest("merged")
+    claim = ledger.claim(known.key, owner="run:1", lease_seconds=60)
+    assert claim is not None
+    by_us = {"fence": claim.fence, "claim_key": known.key} if claimed else {}
+    asked = {"digest": digest, "release": known.release.ref, "target": "eu", "family": "tiny"}
+    ledger.switch_channel("eu", expected_generation=0, **asked, **by_us)
+    itself = Verdict.model_construct(
+        outcome="passed", stronger_than_live=False, live_digest=digest, candidate_digest=digest
+    )
+    assert verdict_name(known, itself) == ended
+    assert verdict_name(known, itself.model_copy(update={"live_digest": samples.digest("newer")})) == ("Kept", "kept")
+    doors.forget()

@@ -1,0 +1,5 @@
+"""Which device there is."""
+
+from types import SimpleNamespace
+
+current_platform = SimpleNamespace(device_type="cpu")

@@ -1,0 +1,96 @@
+"""The matrix has a row for every task and every write; and without its variable, nothing of it is there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.crash.points import TASKS, VICTIMS, WRITES, rows, sampled, tasks, writes
+
+INJECT = Path(__file__).parent / "inject"
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_task_has_a_row():
+    assert len(tasks()) > 20
+    assert sorted(tasks()) == sorted(TASKS), "say in points.py which scenario reaches a new task"
+    assert {f"task:{name}:after" for name in tasks()} <= {row.point for row in rows()}
+
+
+def test_every_write_of_the_ledger_has_a_row():
+    assert len(writes()) > 20
+    assert sorted(writes()) == sorted(WRITES), "say in points.py which scenario reaches a new write"
+
+
+def test_rows_have_names_of_their_own_and_a_sample_covers_every_victim():
+    names = [row.name for row in rows()]
+    assert len(set(names)) == len(names)
+    for seed in range(20):
+        chosen = sampled(8, seed)
+        assert len({row.name for row in chosen}) == 8
+        assert {row.victim for row in chosen} == {*VICTIMS, "self"}
+    assert sampled(8, 1) == sampled(8, 1)
+
+
+WRITE = """
+import sys
+from datetime import UTC, datetime
+from tasks.store.ledger import Ledger
+with Ledger.open(sys.argv[1]) as ledger:
+    ledger.agent_heartbeat(datetime(2026, 11, 1, tzinfo=UTC))
+print("done")
+"""
+
+
+def run(tmp_path: Path, rows: list[dict[str, str]], **environment: str) -> subprocess.CompletedProcess[str]:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(rows))
+    path = os.pathsep.join([str(INJECT), str(ROOT)])
+    named = {name: str(plan) if value == "the plan" else value for name, value in environment.items()}
+    clean = {name: value for name, value in os.environ.items() if name != "EMPELT_CRASH_AT"}
+    return subprocess.run(
+        [sys.executable, "-c", WRITE, f"sqlite:///{tmp_path / 'ledger.db'}"],
+        env={**clean, "PYTHONPATH": path, **named},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_point_fires_once_and_only_where_the_variable_names_a_plan(tmp_path: Path, when: str):
+    row = {"row": "7", "point": f"write:agent_heartbeat:{when}", "victim": "self"}
+    mark = tmp_path / "plan.json.7.fired"
+
+    without = run(tmp_path, [row])
+    assert (without.returncode, without.stdout, mark.exists()) == (0, "done\n", False)
+    other = run(tmp_path, [{**row, "point": "write:claim:after"}], EMPELT_CRASH_AT="the plan")
+    assert (other.returncode, mark.exists()) == (0, False)
+
+    killed = run(tmp_path, [row], EMPELT_CRASH_AT="the plan")
+    assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
+    told = json.loads(mark.read_text())
+    assert (told["point"], told["victim_pid"] == told["killer"]) == (row["point"], True)
+    again = run(tmp_path, [row], EMPELT_CRASH_AT="the plan")
+    assert (again.returncode, again.stdout) == (0, "done\n")
+
+
+def test_a_task_has_a_point_around_its_body(tmp_path: Path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps([{"row": "1", "point": "task:end-job:before", "victim": "self"}]))
+    code = "from tasks.ledger import end_job; end_job.fn(None, 'kept', '', None)"
+    path = os.pathsep.join([str(INJECT), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "EMPELT_CRASH_AT": str(plan), "PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "plan.json.1.fired").exists()
+
+
+def test_the_product_knows_nothing_of_crash_points():
+    for room in ("flows", "tasks", "deployments", "infra"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert "CRASH_AT" not in path.read_text(encoding="utf-8"), path
