@@ -93,11 +93,9 @@ def apply_automations(client: SyncPrefectClient, wanted: list[AutomationCore], *
     return changed
 
 
-def _told(automation: AutomationCore) -> str:
-    """What is ours to decide, in a form that compares."""
-    return AutomationCore.model_validate(
-        automation.model_dump(include=set(AutomationCore.model_fields))
-    ).model_dump_json()
+def _told(automation: AutomationCore) -> AutomationCore:
+    """What is ours to decide, in a form that compares: not as JSON, in which the order of a set is anybody's."""
+    return AutomationCore.model_validate(automation.model_dump(include=set(AutomationCore.model_fields)))
 
 
 def _silence(*, after: str, seconds: int, jobs_only: bool = False) -> EventTrigger:

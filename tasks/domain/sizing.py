@@ -35,7 +35,8 @@ MARKED = frozenset({"della", "della_linear"})
 LARGEST_TENSOR = 1 << 32
 """Elements: twice an embedding of 262,144 tokens by 8,192."""
 MERGE_OVERHEAD_GIB = 1.0
-"""A bound for the flow run and the engine's interpreter beside its buffers."""
+"""A bound for the flow run and the engine's interpreter beside its buffers. A ties merge of three models of 2.6 M
+parameters in two threads had a peak of 0.21 GiB (2026-11)."""
 SERVING_OVERHEAD_GIB = 1.5
 """Of an instance that is neither weights nor KV cache; see ``ServingProfile.memory_bytes``."""
 

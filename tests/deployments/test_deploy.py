@@ -73,7 +73,7 @@ def on(client: "SyncPrefectClient") -> dict[str, Any]:
     flows = {flow.id: flow.name for flow in client.read_flows()}
     stored = client.read_deployments(limit=200)
     found["deployments"] = Counter(f"{flows[d.flow_id]}/{d.name}" for d in stored)
-    found["schedules"] = Counter(s.slug for d in stored for s in d.schedules)
+    found["schedules"] = Counter(f"{flows[d.flow_id]} {s.slug}" for d in stored for s in d.schedules)
     found["identities"] = {d.id for d in stored}
     found["schedule_identities"] = {s.id for d in stored for s in d.schedules}
     found["automations"] = Counter(automation.name for automation in client.read_automations())
@@ -94,9 +94,9 @@ def test_three_runs_leave_one_of_each(client: "SyncPrefectClient", classes: Path
         ("gpu", "default", None),
         ("gpu", "h100", 1),
     ]
-    assert len(once["deployments"]) == 7
+    assert len(once["deployments"]) == 8
     assert set(once["deployments"].values()) == set(once["schedules"].values()) == {1}
-    assert sorted(once["schedules"]) == ["nightly", "poll"]
+    assert sorted(once["schedules"]) == ["collect-garbage nightly", "watch-hub nightly", "watch-hub poll"]
     assert [count for name, count in once["automations"].items() if name.startswith("empelt: ")] == [1] * 4
     assert {change["action"] for change in first["changes"]} == {"created"}
     assert {change["action"] for change in third["changes"]} == {"kept"}

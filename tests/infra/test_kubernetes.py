@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
-from tasks.domain.sizing import DeviceClass
+from tasks.domain.catalog import load_catalog
+from tasks.domain.sizing import DeviceClass, Weights, class_for_merge, class_for_serving, load_classes
+from tasks.domain.yaml_lines import Document
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +129,33 @@ def test_every_name_that_is_referred_to_is_there_or_made_by_hand() -> None:
     assert {pod["serviceAccountName"] for pod in pods()} | {"empelt-job"} == accounts
 
 
+def test_the_mounted_catalog_is_one_that_is_read(tmp_path: Path) -> None:
+    """Every pod mounts the same keys; made of the files that base.yaml names, they are the catalog of the settings."""
+    job = TEMPLATE["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    mounted = [
+        volume["configMap"] for pod in [*pods(), job] for volume in pod["volumes"] if volume["name"] == "catalog"
+    ]
+    assert len(mounted) == 3
+    assert all(one == mounted[0] for one in mounted)
+    named = dict(re.findall(r"--from-file=(\S+?\.yaml)=(\S+)", (FOLDER / "base.yaml").read_text()))
+    named["qwen3-8b.yaml"] = "deployments/catalog/qwen3-8b.yaml"
+    for item in mounted[0]["items"]:
+        place = tmp_path / item["path"]
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / named[item["key"]], place)
+    settings = next(one for one in MANIFESTS if one["kind"] == "ConfigMap")["data"]
+    assert list(load_catalog(tmp_path, [settings["EMPELT_FAMILIES"]]).families) == ["qwen3-8b"]
+    assert [one.name for one in load_classes(tmp_path)] == ["cpu", "l40s"]
+
+
+def test_the_family_of_the_example_fits_its_classes() -> None:
+    classes = [Document(path).parse(DeviceClass) for path in (FOLDER / "classes").glob("*.yaml")]
+    serving = load_catalog(ROOT / "deployments" / "catalog", ["qwen3-8b"]).family("qwen3-8b").serving
+    size = 8_190_735_360  # Qwen3-8B
+    assert class_for_merge(classes, Weights(size, "bfloat16"), "task_arithmetic", models=6).name == "cpu"
+    assert class_for_serving(classes, size, serving.dtype, kv_mib=serving.kv_mib).name == "l40s"
+
+
 def test_settings_are_ours_and_no_secret_is_written_down() -> None:
     settings = next(one for one in MANIFESTS if one["kind"] == "ConfigMap")["data"]
     ours = {name.removeprefix("EMPELT_").lower() for name in settings if name.startswith("EMPELT_")}
@@ -168,8 +199,6 @@ def test_each_deployment_has_a_budget_and_the_policies_choose_pods_that_are_ther
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "classes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_examples_of_classes_are_classes(path: Path) -> None:
-    from tasks.domain.yaml_lines import Document
-
     assert Document(path).parse(DeviceClass).name == path.stem
 
 
