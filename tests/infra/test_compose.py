@@ -122,3 +122,12 @@ def test_a_file_that_is_not_there_stops_the_container() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "PREFECT_API_AUTH_STRING_FILE names /nowhere" in done.stderr
+
+
+def test_every_volume_of_ours_lies_where_the_image_has_a_folder_of_our_user() -> None:
+    # A volume at a path that the image lacks belongs to root, and user 10001 could not write to it.
+    for name in (*OURS, "launcher"):
+        service = SERVICES[name]
+        lines = (ROOT / service["build"]["dockerfile"]).read_text()
+        made = next(line for line in lines.splitlines() if "mkdir -p" in line).split()
+        assert {volume.split(":")[1] for volume in service["volumes"]} <= set(made), name
