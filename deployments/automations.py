@@ -64,35 +64,38 @@ def automations(settings: Settings, watch: UUID) -> list[AutomationCore]:
     ]
 
 
-def apply_automations(client: SyncPrefectClient, wanted: list[AutomationCore]) -> list[str]:
-    """Create, update and delete until exactly the wanted ones are there, each once; the names of those changed."""
+def apply_automations(client: SyncPrefectClient, wanted: list[AutomationCore], *, dry_run: bool = False) -> list[str]:
+    """Create, update and delete until exactly the wanted ones are there, each once; the names of those changed.
+
+    With ``dry_run`` nothing is written, and the names are of those that would be.
+    """
     changed = []
     for automation in wanted:
         found = client.read_automations_by_name(automation.name)
         if not found:
-            client.create_automation(automation)
+            if not dry_run:
+                client.create_automation(automation)
             changed.append(automation.name)
             continue
         keep, *twins = sorted(found, key=lambda one: str(one.id))
-        for twin in twins:
+        for twin in twins if not dry_run else ():
             client.delete_automation(twin.id)
-        if _told(keep) != _told(automation):
+        if _told(keep) != _told(automation) and not dry_run:
             client.update_automation(keep.id, automation)
         if twins or _told(keep) != _told(automation):
             changed.append(automation.name)
     names = {automation.name for automation in wanted}
     for one in client.read_automations():
         if one.name.startswith(PREFIX) and one.name not in names:
-            client.delete_automation(one.id)
+            if not dry_run:
+                client.delete_automation(one.id)
             changed.append(one.name)
     return changed
 
 
-def _told(automation: AutomationCore) -> str:
-    """What is ours to decide, in a form that compares."""
-    return AutomationCore.model_validate(
-        automation.model_dump(include=set(AutomationCore.model_fields))
-    ).model_dump_json()
+def _told(automation: AutomationCore) -> AutomationCore:
+    """What is ours to decide, in a form that compares: not as JSON, in which the order of a set is anybody's."""
+    return AutomationCore.model_validate(automation.model_dump(include=set(AutomationCore.model_fields)))
 
 
 def _silence(*, after: str, seconds: int, jobs_only: bool = False) -> EventTrigger:

@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from deployments import collecting, completion, operating
+from deployments.deploy_command import deploy
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
@@ -34,6 +35,7 @@ base = typer.Typer(
     epilog=app.info.epilog,
 )
 app.add_typer(base)
+app.command()(deploy)
 
 
 @app.command()

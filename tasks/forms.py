@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
 from tasks.domain.catalog import Catalog, load_catalog
 from tasks.domain.due import order_releases
@@ -23,27 +24,33 @@ Form = Callable[[dict[str, Any]], dict[str, Any]]
 MOST_SERVED = 10
 
 
-def refresh_forms(chosen: Settings) -> list[str]:
+def refresh_forms(chosen: Settings, api: str = "") -> list[str]:
     """Give each deployment with a form the choices of now; the deployments that were changed.
+
+    ``api`` is the address of the server's API: the installation's own if empty.
 
     For whoever changes the catalog while all is up: ``empelt up`` and every watch call it too. Safe to repeat.
     """
-    # Read anew, not open_catalog(): the caller may just have changed a file.
-    catalog = load_catalog(chosen.catalog, chosen.family_names)
-    changed = []
-    with Ledger.open(chosen.ledger) as ledger:
-        wanted = forms(catalog, ledger)
-    with prefect_of(chosen), get_client(sync_client=True) as client:
+    changed, wanted = [], forms_now(chosen)
+    with prefect_of(chosen, api), get_client(sync_client=True) as client:
         for name, form in wanted.items():
             if _refresh(client, name, form):
                 changed.append(name)
     return changed
 
 
+def forms_now(chosen: Settings) -> dict[str, Form]:
+    """The forms as catalog and ledger are now."""
+    # Read anew, not open_catalog(): the caller may just have changed a file.
+    catalog = load_catalog(chosen.catalog, chosen.family_names)
+    with Ledger.open(chosen.ledger) as ledger:
+        return forms(catalog, ledger)
+
+
 @task(name="refresh-forms", cache_policy=NO_CACHE)
 def keep_forms() -> list[str]:
     """The same, in a flow."""
-    return refresh_forms(settings())
+    return refresh_forms(settings(), str(PREFECT_API_URL.value() or ""))  # of the server that this run belongs to
 
 
 def forms(catalog: Catalog, ledger: Ledger) -> dict[str, Form]:

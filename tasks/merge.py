@@ -22,6 +22,7 @@ from tasks.doors import open_ledger, open_source, open_store
 from tasks.progress import ProgressBar
 from tasks.runs import is_transient, start_run
 from tasks.settings import settings
+from tasks.sizes import run_options
 from tasks.sources.cards import ancestry
 
 
@@ -40,6 +41,7 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
         tags=[job.family, job.target, job.release.ref.slug],
         # Another number for each try: under the same key Prefect would give back the run that has crashed.
         idempotency_key=f"{job.merge_key}:{fence}:{task_run.get_run_count() or 1}",
+        **run_options(job, inputs),
     )
     state = run.state
     if state is None or not state.is_completed():

@@ -29,6 +29,10 @@ class Settings(Access, LimitSettings):
     """Comma-separated families that run here; they must be named, since each holds a GPU's worth of models."""
     targets: str = ""
     """Comma-separated targets that run here; all those of the families if empty."""
+    store_folder: str = ""
+    """Root of the artifact store; ``store`` in ``home`` if empty. On several machines a folder that all of them see."""
+    run_folder: str = ""
+    """Sockets and routes; ``run`` in ``home`` if empty. The agent, the launcher and the gateway of a host share it."""
     serving_python: Path = ROOT / ".venv-serving" / "bin" / "python"
     """Python of vLLM's environment."""
     device: Literal["cpu", "gpu"] = "cpu"
@@ -53,12 +57,12 @@ class Settings(Access, LimitSettings):
     @property
     def store(self) -> Path:
         """Root of the artifact store."""
-        return self.home / "store"
+        return Path.cwd() / Path(self.store_folder).expanduser() if self.store_folder else self.home / "store"
 
     @property
     def run(self) -> Path:
         """Sockets, routes and process records of what runs now."""
-        return self.home / "run"
+        return Path.cwd() / Path(self.run_folder).expanduser() if self.run_folder else self.home / "run"
 
     @property
     def logs(self) -> Path:

@@ -182,19 +182,6 @@ def test_the_launcher_of_the_compose_file_is_asked_with_its_own_options():
     assert {"--socket", "--logs"} <= options <= known
 
 
-def test_what_the_registering_service_imports_is_there():
-    (script,) = re.findall(r'python -c "(.*?)"\n', COMPOSE["services"]["register"]["command"][-1], re.DOTALL)
-    imports = [n for n in ast.walk(ast.parse(script)) if isinstance(n, ast.ImportFrom)]
-    ours = [
-        (f"{n.module.replace('.', '/')}.py", a.name)
-        for n in imports
-        for a in n.names
-        if n.module != "importlib.metadata"
-    ]
-    assert ours
-    assert not [(path, name) for path, name in ours if name not in names_in(path)]
-
-
 def test_ports_of_the_compose_file_are_on_loopback():
     ports = [port for told in COMPOSE["services"].values() for port in told.get("ports", ())]
     assert ports

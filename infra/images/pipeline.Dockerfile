@@ -4,7 +4,7 @@ FROM python:3.11-slim
 
 # The same numeric user in both images: the agent talks to the launcher over a socket of mode 0600 on a shared volume.
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin empelt \
- && mkdir -p /app /var/lib/empelt/run /var/lib/empelt/logs /var/lib/empelt/store \
+ && mkdir -p /app /var/lib/empelt/home /var/lib/empelt/run /var/lib/empelt/logs /var/lib/empelt/store \
  && chmod 700 /var/lib/empelt/run \
  && chown -R empelt:empelt /app /var/lib/empelt
 
@@ -25,7 +25,10 @@ COPY --chown=empelt:empelt deployments deployments
 # The agent asks whether the launcher's script is there, although another container runs it.
 COPY --chown=empelt:empelt infra/serving infra/serving
 RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable .
+COPY --chown=empelt:empelt infra/images/with-secrets.sh infra/images/
+COPY --chown=empelt:empelt infra/kubernetes infra/kubernetes
 
-ENV EMPELT_HOME=/var/lib/empelt PREFECT_HOME=/var/lib/empelt/prefect
+ENV EMPELT_HOME=/var/lib/empelt/home PREFECT_HOME=/var/lib/empelt/home/prefect
 VOLUME /var/lib/empelt
+ENTRYPOINT ["/app/infra/images/with-secrets.sh"]
 CMD ["empelt", "--help"]

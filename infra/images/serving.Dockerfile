@@ -8,7 +8,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends libnuma1 \
  && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin empelt \
- && mkdir -p /app /var/lib/empelt/run /var/lib/empelt/logs /var/lib/empelt/store \
+ && mkdir -p /app /var/lib/empelt/home /var/lib/empelt/run /var/lib/empelt/logs /var/lib/empelt/store \
  && chmod 700 /var/lib/empelt/run \
  && chown -R empelt:empelt /app /var/lib/empelt
 
