@@ -106,8 +106,8 @@ def test_a_worker_that_slept_through_its_lease_finishes_and_cannot_publish(ledge
     with Ledger.open(url) as other:  # by the real clock
         while (claim := other.claim("job", "other", LONG)) is None:
             time.sleep(0.05)
-        awake.set()
         os.kill(child.pid, signal.SIGCONT)  # it works while the other one does
+        awake.set()  # after that: setting an event waits for whoever waits for it
         child.join(30)
         assert (child.exitcode, answers.get()) == (0, False)
         assert "was superseded: job job is now at fence" in answers.get()
