@@ -2,8 +2,10 @@
 # make demo    the whole story: releases on a local Hub become served models, or are refused (Ctrl-C ends it)
 #              make demo FAMILY=qwen3 plays it with the other family
 # make test    everything that runs without a GPU
+# make year     a simulated year of the Hub with faults, compared with an oracle (make year ARGS="--days 60 --families 2")
+# make crash-matrix  kills every task, ledger write and process, and checks the one right end (ARGS="--sample 8" for a few)
 # make bench   the merge engine against a copy (make bench ARGS="--quick"; --mergekit PYTHON: against mergekit too)
-.PHONY: setup demo test lint bench demo-family clean
+.PHONY: setup demo test lint bench year crash-matrix demo-family clean
 SHELL := /bin/bash
 
 setup:
@@ -24,6 +26,12 @@ lint:
 
 bench: setup
 	@.venv/bin/python tests/bench/engine.py $(ARGS)
+
+year: setup
+	@.venv/bin/python -m tests.year $(ARGS)
+
+crash-matrix: setup
+	@.venv/bin/python -m tests.crash $(ARGS)
 
 demo-family: setup
 	.venv/bin/python -m infra.demo_family

@@ -11,8 +11,8 @@ from tasks.hub import find_releases, report_calls
 from tasks.ledger import WATCH, alone
 from tasks.lost import find_lost
 from tasks.overview import show_pages
+from tasks.pauses import rested
 from tasks.plan import dispatch, plan_due, report_plan, room
-from tasks.standing import rested
 
 
 @flow(name="watch-hub", flow_run_name="watch", log_prints=False)

@@ -142,15 +142,11 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
 def _at_hand() -> At:
     """Where the store has a file with some sha256: of a release that changes one shard only that one is downloaded."""
     store = open_store()
-    found = {
-        file.sha256: Path(artifact.folder) / file.path
-        for artifact in map(store.get, store.digests())
-        for file in artifact.files
-    }
-    return found.get
+    artifacts = [store.get(digest) for digest in store.digests()]
+    return {file.sha256: Path(own.folder) / file.path for own in artifacts for file in own.files}.get
 
 
 def fetch_all(job: Job) -> dict[str, Digest]:
     """Role -> digest of every ingredient, all of them in the store."""
-    runs = {i.role: fetch_model.submit(i.role, i.ref, i.digest) for i in job.lineage.ingredients}
-    return {role: run.result() for role, run in runs.items()}
+    runs = [(i.role, fetch_model.submit(i.role, i.ref, i.digest)) for i in job.lineage.ingredients]
+    return {role: run.result() for role, run in runs}

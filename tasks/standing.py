@@ -1,7 +1,6 @@
 """Where a job stands, by the ledger alone: no Prefect here, so that the command and the pages can ask too."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     from tasks.store.glance import Glance
 
-SLOWER = 4
-"""Each pause before a further attempt is so many times as long as the one before."""
 LEAST_DIGITS = 6
 """Of a job's key; fewer could mean several."""
 
@@ -110,23 +107,6 @@ def newest_served(channel: str, releases: Sequence[Release]) -> Release | None:
 
 def _newest(served: set[ModelRef], releases: Sequence[Release]) -> Release | None:
     return max((r for r in releases if r.ref in served), key=lambda r: r.released_at, default=None)
-
-
-def not_before(row: PlanRow) -> datetime | None:
-    """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
-    ledger = open_ledger()
-    since = ledger.lifted_at(row.job_key)
-    made = [one.at for one in ledger.attempts_of(row.job_key) if since is None or one.at > since]
-    if not made:
-        return None
-    return made[-1] + timedelta(seconds=settings().retry_seconds * SLOWER ** (len(made) - 1))
-
-
-def rested(rows: list[PlanRow]) -> list[PlanRow]:
-    """The due rows that may be dispatched now: not those whose last attempt has only just come to no end."""
-    now = datetime.now(UTC)
-    due = [row for row in rows if row.standing == "due"]
-    return [row for row in due if (earliest := not_before(row)) is None or earliest <= now]
 
 
 def stopped(text: str | None = None) -> list[Hold]:

@@ -188,7 +188,7 @@ def test_a_late_run_whose_job_went_to_another_attempt_is_a_crash(
 
 
 def test_pauses_between_attempts_grow_and_a_persons_retry_ends_them(ledger: Ledger) -> None:
-    from tasks.standing import not_before, rested
+    from tasks.pauses import not_before, rested
 
     ref = ModelRef(repo_id="lab/x", revision="1" * 40)
     now = datetime.now(UTC)
