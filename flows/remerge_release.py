@@ -54,7 +54,7 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
             candidate, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, candidate)
             generation, live = evaluate_live(job, candidate)
-            verdict = judge_candidate(job, scores, parents, live)
+            verdict = judge_candidate(job, scores, parents, live, by_itself=claim is not None)
             ended, outcome = verdict_name(job, verdict)
             request = PublishRequest(
                 family=job.family,

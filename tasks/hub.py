@@ -122,7 +122,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
     # One name for one model: a second worker waits here, and who comes after a crash finds what had arrived.
-    scratch = store.scratch(f"fetch-{digest}")
+    scratch = store.scratch(f"fetch-{digest}", outlives=True)
     with alone_in(scratch):
         if store.has(digest):
             logger.info("%s %s was brought by another run: %s", role, ref, digest[:12])

@@ -20,16 +20,18 @@ from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows, plain
 from tasks.domain.verdict import Verdict, judge
 from tasks.doors import open_catalog, open_ledger
+from tasks.order import in_order
 from tasks.runs import warn_of
 from tasks.settings import settings
 
 
 @task(name="judge", task_run_name="judge {job.name}", cache_policy=NO_CACHE)
 def judge_candidate(
-    job: Job, scores: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None
+    job: Job, scores: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None, by_itself: bool = False
 ) -> Verdict:
-    """The verdict of the target's gate, written to the ledger and shown as a table in the UI."""
+    """The verdict of the target's gate, in the ledger and as a table in the UI; ``by_itself``: nobody asked for it."""
     verdict = judge(_gate(job), scores, parents, live)
+    verdict = in_order(job, verdict) if by_itself else verdict
     open_ledger().record_verdict(
         _key(verdict), job.key, verdict.outcome, verdict.model_dump(mode="json"), family=job.family, target=job.target
     )

@@ -86,13 +86,18 @@ class ArtifactStore:
             drop(folder)
         return self.get(digest)
 
-    def scratch(self, name: str) -> Path:
-        """A folder for half-done work, made if it is not there; the same name gives the same folder, to go on in."""
+    def scratch(self, name: str, *, outlives: bool = False) -> Path:
+        """A folder for half-done work, made if it is not there; the same name gives the same folder, to go on in.
+
+        With `outlives` it stays when its process is gone, for the next one to go on in, until it is old.
+        """
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot name a scratch folder; use letters, digits and . _ - (200 at most)")
         path = self.root / "scratch" / name
         path.mkdir(exist_ok=True)
         os.utime(path)
+        if outlives:
+            return path
         owner = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
         (self.root / "owners" / f"{name}.json").write_text(json.dumps(owner), encoding="utf-8")
         return path

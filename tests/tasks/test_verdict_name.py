@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import Release
 from tasks.domain.verdict import Verdict
 from tasks.judge import verdict_name
+from tasks.order import in_order
 from tasks.settings import settings
 from tests.store.conftest import Samples
 
@@ -81,4 +83,33 @@ def test_what_an_earlier_attempt_at_the_job_made_live_was_published_and_not_kept
     )
     assert verdict_name(known, itself) == ended
     assert verdict_name(known, itself.model_copy(update={"live_digest": samples.digest("newer")})) == ("Kept", "kept")
+    doors.forget()
+
+
+@pytest.mark.parametrize("days", [-1, 0, 1])
+def test_an_older_release_never_displaces_a_newer_one_that_went_live_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+):
+    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
+    monkeypatch.setenv("EMPELT_FAMILIES", "llama-tiny")
+    doors.forget()
+    ledger, samples = doors.open_ledger(), Samples()
+    known = samples.job()
+    other = known.release.model_copy(
+        update={
+            "ref": known.release.ref.model_copy(update={"revision": "f" * 40}),
+            "content_digest": samples.digest("other release"),
+            "released_at": known.release.released_at + timedelta(days=days),
+        }
+    )
+    for release in (known.release, other):
+        ledger.record_release(release)
+    served = {"digest": samples.digest("other"), "release": other.ref, "target": "eu", "family": known.family}
+    ledger.switch_channel(known.channel, expected_generation=0, **served)
+    stronger = Verdict.model_construct(outcome="passed", stronger_than_live=True, live_digest=None, reasons=("better",))
+    found = in_order(known, stronger)
+    assert found.stronger_than_live is (days <= 0)
+    assert (other.ref.repo_id in " ".join(found.reasons)) == (days > 0)
+    if days > 0:
+        assert verdict_name(known, found) == ("Kept", "kept")
     doors.forget()
