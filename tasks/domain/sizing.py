@@ -23,7 +23,7 @@ GIB = 1024**3
 Dtype = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-BLOCK_ELEMENTS = 1 << 16
+BLOCK_ELEMENTS = 1 << 19
 TENSORS_AT_ONCE = 4
 """Of which the engine has statistics in work."""
 RANK_BYTES = 96 << 20
@@ -76,7 +76,7 @@ def merge_gib(model: Weights, method: str, *, models: int, threads: int) -> floa
     there are several of them. The engine's own figure, from the real rows, is never more.
     """
     block = max(BLOCK_ELEMENTS, math.isqrt(model.parameters))
-    buffers = threads * block * (6 * models + 16) + 40 * block * ITEM_BYTES[model.dtype]
+    buffers = threads * block * (6 * models + 16) + (8 + 2 * threads) * block * ITEM_BYTES[model.dtype]
     ranked = RANKS.get(method, 0) * TENSORS_AT_ONCE * min(RANK_BYTES, 4 * model.parameters)
     marked = min(model.parameters, LARGEST_TENSOR) // 8 if method in MARKED else 0
     return (buffers + models * (ranked + marked)) / GIB + MERGE_OVERHEAD_GIB

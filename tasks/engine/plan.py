@@ -16,7 +16,7 @@ from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
 from .merge_config import MergeConfig, names, resolved, unmatched_filters
 from .methods.deltas import Combination
-from .methods.operation import BLOCK_ELEMENTS, Operation, Tensor
+from .methods.operation import BLOCK_ELEMENTS, WAITING_BLOCKS, Operation, Tensor
 from .methods.registry import METHODS
 from .parents import check_parents
 from .rows import instruct_rows, is_router, is_token_tensor
@@ -116,7 +116,10 @@ class MergePlan:
         """Buffers of all threads together: for each source a raw and a float32 block, and blocks on their way out."""
         widest = max((plan.tensor.width for plan in self.tensors.values()), default=0)
         block = max(BLOCK_ELEMENTS, widest)
-        return threads * block * (6 * len(self.sources) + 16) + 40 * block * ITEM_BYTES[self.out_dtype]
+        return (
+            threads * block * (6 * len(self.sources) + 16)
+            + (WAITING_BLOCKS + 2 * threads) * block * ITEM_BYTES[self.out_dtype]
+        )
 
     def inputs(self) -> dict[str, tuple[int, int, int]]:
         """Size, time of change in ns and inode of every shard that is read, by its path.

@@ -19,14 +19,11 @@ from numpy.typing import NDArray
 from .errors import CheckpointError
 from .header import TensorSpec
 from .kernels.widths import is_finite, narrow_bf16
-from .methods.operation import BLOCK_ELEMENTS, Block, Operation
+from .methods.operation import BLOCK_ELEMENTS, WAITING_BLOCKS, Block, Operation
 from .plan import MergePlan, TensorPlan
 from .reading import STORED, BlockReader, ShardFiles
 from .schedule import Schedule, Task, Work
 from .writer import OutputFolder, WeightFile
-
-_WAITING = 8
-"""Blocks that may wait for an earlier one before they are hashed: 4 MB of bfloat16."""
 
 
 class Progress(NamedTuple):
@@ -194,7 +191,7 @@ class _Merge:
         with self._order:
             self._pieces[task.number] = _Piece(task.tensor, task.start, data)
             while self._hashing or self._turn not in self._pieces:
-                if len(self._pieces) <= _WAITING or self._turn < 0:
+                if len(self._pieces) <= WAITING_BLOCKS or self._turn < 0:
                     return
                 self._order.wait()
             self._hashing = True

@@ -24,6 +24,8 @@ Floats = NDArray[np.float32]
 BLOCK_ELEMENTS = 1 << 19
 """Elements of a block and source: what Python does for each takes about 100 microseconds. Kernels go through it in
 tiles that stay in the first cache. BENCHMARKS.md has what other sizes cost."""
+WAITING_BLOCKS = 8
+"""Merged blocks that may wait for an earlier one before they are hashed: 8 MB of bfloat16."""
 
 
 @dataclass(frozen=True)
