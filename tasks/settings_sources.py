@@ -23,11 +23,21 @@ ENVIRONMENT, REMEMBERED, DEFAULT = "environment", "last start", "default"
 SECRETS = ("hub_token", "ledger_url", "prefect_auth", "webhook_secret")
 """Never in a file of settings, each with a setting ``<name>_file`` beside it. A ledger's URL may hold a password."""
 OTHERS = frozenset(
-    {"SETTINGS", "INSTANCE", "CHILD", "SERVING", "LAUNCHER", "DEMO_HUB_PORT", "DEMO_PID", "DB_PASSWORD", "API_KEY"}
-    | {"TEST", "CRASH_AT", "MATRIX_PYTHON"}
+    {
+        "SETTINGS",
+        "INSTANCE",
+        "CHILD",
+        "SERVING",
+        "LAUNCHER",
+        "DEMO_HUB_PORT",
+        "DEMO_PID",
+        "DB_PASSWORD",
+        "API_KEY",
+        "TEST",
+    }
 )
 """EMPELT_* that other programs of ours read: `make setup`, the launcher, the demo, the compose file, the evaluation,
-and tests that kill."""
+the tests."""
 Values = dict[str, Any]
 
 

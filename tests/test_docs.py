@@ -16,8 +16,8 @@ from tasks.settings import Settings
 ROOT = Path(__file__).parents[1]
 DOCS = ("README.md", "ARCHITECTURE.md", "OPERATIONS.md", "BENCHMARKS.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FOR_USERS = ("README.md", "OPERATIONS.md", "BENCHMARKS.md", "CONTRIBUTING.md")
-# Variables that other programs read: children, the crash matrix, setup.sh, the launcher, the demo, `empelt up` itself, the compose file.
-ELSEWHERE = {"CHILD", "CRASH_AT", "SETTINGS", "SERVING", "LAUNCHER", "DEMO_HUB_PORT", "INSTANCE", "DB_PASSWORD"}
+# Variables that other programs read: children, setup.sh, the launcher, the demo, `empelt up` itself, the compose file.
+ELSEWHERE = {"CHILD", "SETTINGS", "SERVING", "LAUNCHER", "DEMO_HUB_PORT", "INSTANCE", "DB_PASSWORD"}
 SUFFIXES = (".py", ".yaml", ".md", ".sh", ".toml", ".txt", ".lock", ".Dockerfile")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra/compose.yaml").read_text(encoding="utf-8"))
 DOCKERFILES = sorted((ROOT / "infra/images").glob("*.Dockerfile"))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-RELEASE, ASK, BACKFILL, ROLLBACK, HOLD, BY_HAND, LOST, START = (
-    "release", "ask", "backfill", "rollback", "hold", "by-hand", "lost", "start",
+RELEASE, ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START = (
+    "release", "ask", "backfill", "rollback", "collect", "hold", "by-hand", "lost", "start",
 )  # fmt: skip
 ONLY_IN_THE_STORE = "store"
 """No flow calls it; `test_writes.py` kills it on both databases."""
@@ -21,17 +21,21 @@ ONLY_IN_THE_STORE = "store"
 TASKS = {
     # the watch
     **dict.fromkeys(("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled"), RELEASE),
-    **dict.fromkeys(("dispatch", "report-plan", "show-pages"), RELEASE),
+    **dict.fromkeys(("dispatch", "report-plan", "show-pages", "report-calls"), RELEASE),
     # a job
-    **dict.fromkeys(("open-job", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
+    **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
     # a person's word
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
     "choose-previous": ROLLBACK,
+    "collect": COLLECT,
 }
 WRITES = {
-    **dict.fromkeys(("record_release", "record_repo_state", "record_watch", "record_job", "claim"), RELEASE),
+    **dict.fromkeys(
+        ("record_release", "record_repo_state", "record_watch", "record_poll", "record_job", "record_jobs", "claim"),
+        RELEASE,
+    ),
     **dict.fromkeys(("renew", "release", "record_fetched", "record_artifact", "want_staged", "unstage"), RELEASE),
     **dict.fromkeys(("record_evaluation", "record_verdict", "switch_channel", "record_job_end"), RELEASE),
     **dict.fromkeys(("acknowledge", "report_instances", "agent_heartbeat"), RELEASE),

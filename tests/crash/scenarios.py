@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tests.crash.checks import busy, doubled, left_behind, unserved
-from tests.crash.points import ASK, BACKFILL, BY_HAND, HOLD, LOST, RELEASE, ROLLBACK, Row
+from tests.crash.points import ASK, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK, Row
 from tests.crash.system import ASKED, AUTO, CHANNELS, ORGANIZATION, Caller, Matrix, Stuck, wait
 
 ROWS_AT_ONCE = 4
@@ -202,6 +202,22 @@ def rollback(matrix: Matrix) -> Scenario:
     return begin_rollback, reached_back
 
 
+def collect(matrix: Matrix) -> Scenario:
+    """Garbage is collected; the night after a killed collection does it again."""
+    made: list[str] = []
+
+    def begin() -> None:
+        made.append(matrix.run_flow("collect-garbage/nightly"))
+
+    def reached() -> bool:
+        state = matrix.installation.run(made[-1])["state"]["type"]
+        if state in ("CRASHED", "FAILED"):
+            begin()
+        return bool(state == "COMPLETED")
+
+    return begin, reached
+
+
 SCENARIOS: dict[str, Callable[[Matrix], Scenario]] = {
     RELEASE: release,
     LOST: release,
@@ -210,4 +226,5 @@ SCENARIOS: dict[str, Callable[[Matrix], Scenario]] = {
     HOLD: hold,
     BACKFILL: backfill,
     ROLLBACK: rollback,
+    COLLECT: collect,
 }

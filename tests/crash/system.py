@@ -82,7 +82,7 @@ class Matrix:
             "EMPELT_HUB_ENDPOINT": f"http://127.0.0.1:{self.hub_port}",
             "EMPELT_LEDGER_URL": self.ledger_url,
             "EMPELT_SERVING_PYTHON": str(HERE / "serving" / "python"),
-            "EMPELT_MATRIX_PYTHON": sys.executable,
+            "CRASH_MATRIX_PYTHON": sys.executable,
             "EMPELT_WATCH_INTERVAL_SECONDS": "3600",
             "EMPELT_NIGHTLY_CRON": "0 0 1 1 *",
             "EMPELT_SETTLE_SECONDS": "0",
@@ -90,7 +90,7 @@ class Matrix:
             "EMPELT_PENDING_SECONDS": "120",
             "EMPELT_RETRY_SECONDS": "0",
             "EMPELT_MAX_ATTEMPTS": "8",
-            "EMPELT_CRASH_AT": str(self.plan),
+            "CRASH_MATRIX_AT": str(self.plan),
             "PYTHONPATH": os.pathsep.join([str(HERE / "inject"), str(ROOT)]),
         }
         return {**self.installation.environment, **chosen}
@@ -114,7 +114,7 @@ class Matrix:
             self.push_folder(name, MODELS / name)
         command = ["-m", "infra.local_hub", "--root", str(self.home / "hub"), "--port", str(self.hub_port)]
         self._hub = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, "EMPELT_CRASH_AT": str(self.plan)}
+            [sys.executable, *command], cwd=ROOT, env={**os.environ, "CRASH_MATRIX_AT": str(self.plan)}
         )
 
     def start(self) -> None:
@@ -157,7 +157,7 @@ class Matrix:
             self.up.kill()
             self.up.wait()
         # All of them have the name of the plan in their environment, those of a matrix that was killed as well.
-        left = [*marked_processes(str(self.plan), "EMPELT_CRASH_AT")]
+        left = [*marked_processes(str(self.plan), "CRASH_MATRIX_AT")]
         left += self.installation.processes() if (self.home / "instance-id").exists() else []
         names = [described(process) for process in left]
         end_processes(left, grace_seconds=0)

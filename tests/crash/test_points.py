@@ -51,7 +51,7 @@ def run(tmp_path: Path, rows: list[dict[str, str]], **environment: str) -> subpr
     plan.write_text(json.dumps(rows))
     path = os.pathsep.join([str(INJECT), str(ROOT)])
     named = {name: str(plan) if value == "the plan" else value for name, value in environment.items()}
-    clean = {name: value for name, value in os.environ.items() if name != "EMPELT_CRASH_AT"}
+    clean = {name: value for name, value in os.environ.items() if name != "CRASH_MATRIX_AT"}
     return subprocess.run(
         [sys.executable, "-c", WRITE, f"sqlite:///{tmp_path / 'ledger.db'}"],
         env={**clean, "PYTHONPATH": path, **named},
@@ -68,14 +68,14 @@ def test_a_point_fires_once_and_only_where_the_variable_names_a_plan(tmp_path: P
 
     without = run(tmp_path, [row])
     assert (without.returncode, without.stdout, mark.exists()) == (0, "done\n", False)
-    other = run(tmp_path, [{**row, "point": "write:claim:after"}], EMPELT_CRASH_AT="the plan")
+    other = run(tmp_path, [{**row, "point": "write:claim:after"}], CRASH_MATRIX_AT="the plan")
     assert (other.returncode, mark.exists()) == (0, False)
 
-    killed = run(tmp_path, [row], EMPELT_CRASH_AT="the plan")
+    killed = run(tmp_path, [row], CRASH_MATRIX_AT="the plan")
     assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
     told = json.loads(mark.read_text())
     assert (told["point"], told["victim_pid"] == told["killer"]) == (row["point"], True)
-    again = run(tmp_path, [row], EMPELT_CRASH_AT="the plan")
+    again = run(tmp_path, [row], CRASH_MATRIX_AT="the plan")
     assert (again.returncode, again.stdout) == (0, "done\n")
 
 
@@ -84,7 +84,7 @@ def test_a_task_has_a_point_around_its_body(tmp_path: Path):
     plan.write_text(json.dumps([{"row": "1", "point": "task:end-job:before", "victim": "self"}]))
     code = "from tasks.ledger import end_job; end_job.fn(None, 'kept', '', None)"
     path = os.pathsep.join([str(INJECT), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "EMPELT_CRASH_AT": str(plan), "PREFECT_HOME": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": path, "CRASH_MATRIX_AT": str(plan), "PREFECT_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "plan.json.1.fired").exists()
@@ -93,4 +93,4 @@ def test_a_task_has_a_point_around_its_body(tmp_path: Path):
 def test_the_product_knows_nothing_of_crash_points():
     for room in ("flows", "tasks", "deployments", "infra"):
         for path in (ROOT / room).rglob("*.py"):
-            assert "CRASH_AT" not in path.read_text(encoding="utf-8"), path
+            assert "CRASH_MATRIX" not in path.read_text(encoding="utf-8"), path

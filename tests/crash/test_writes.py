@@ -64,6 +64,8 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
         ),
     ),
     "record_fetched": (nothing, lambda ledger, _: ledger.record_fetched(make.ref(), make.digest("v1"))),
+    "record_poll": (nothing, lambda ledger, _: ledger.record_poll("tiny", NOW, 3)),
+    "record_jobs": (nothing, lambda ledger, _: ledger.record_jobs({make.job().key: make.job()})),
     "record_job": (nothing, lambda ledger, _: ledger.record_job(make.job())),
     "record_evaluation": (nothing, lambda ledger, _: ledger.record_evaluation(make.evaluation())),
     "record_job_end": (nothing, lambda ledger, _: ledger.record_job_end("job", "published", "stronger")),
@@ -117,7 +119,7 @@ def test_a_killed_write_is_there_whole_or_not_at_all(name: str, when: str, url: 
         child = os.fork()
         if child == 0:
             try:
-                os.environ["EMPELT_CRASH_AT"] = str(plan)
+                os.environ["CRASH_MATRIX_AT"] = str(plan)
                 runpy.run_path(str(INJECT))["_around_writes"](database)
                 call(ledger, given)
             finally:

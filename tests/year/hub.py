@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from tasks.domain.errors import HubUnavailable, ModelRefused
 from tasks.domain.models import FileDigest, ModelRef
+from tasks.sources.calls import Calls
 from tasks.sources.failures import AccessRefused, HubBusy, with_retries
 from tasks.sources.headers import Header, Tensor
 from tasks.sources.protocol import RepoState, SourceFile
@@ -134,7 +135,9 @@ class SimulatedSource:
     def __init__(self, hub: SimulatedHub, clock: Clock, rng: Random, outages: Iterable[Outage] = ()) -> None:
         self._hub, self._clock, self._rng = hub, clock, rng
         self._outages = list(outages)
-        self.calls: Counter[str] = Counter()
+        self.calls = Calls(signed=False)
+        self.asked: Counter[str] = Counter()
+        """Calls by what was asked."""
         self.windows: Counter[tuple[str, int]] = Counter()
         self.failures: Counter[str] = Counter()
         self.before_call: Callable[[], None] | None = None
@@ -218,7 +221,8 @@ class SimulatedSource:
             self.before_call()
         self._clock.sleep(CALL_SECONDS)
         now = self._clock.at
-        self.calls[what] += 1
+        self.calls.asked(bucket)
+        self.asked[what] += 1
         seconds = int((now - START).total_seconds())
         self.windows[bucket, seconds // WINDOW_SECONDS] += 1
         if self.windows[bucket, seconds // WINDOW_SECONDS] > LIMITS[bucket]:

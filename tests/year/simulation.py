@@ -240,10 +240,10 @@ class Simulation:
         everything = {plan.name for plan in self._history.families}
         if self.watch(everything, crashing=False) and not self._workers.next_step():
             before = self.rows()
-            calls = self._source.calls.total()
+            calls = self._source.asked.total()
             if self.watch(everything, crashing=False):
                 self.counts["idle watches"] += 1
-                self.counts["idle calls"] += self._source.calls.total() - calls
+                self.counts["idle calls"] += self._source.asked.total() - calls
                 after = self.rows()
                 changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
                 # The claim that keeps two watches apart is an attempt by itself.
@@ -264,7 +264,7 @@ class Simulation:
         if claim is None:
             self.counts["watches beside another"] += 1
             return self._again(families)
-        calls = self._source.calls.total()
+        calls = self._source.asked.total()
         try:
             with self._crashes(crashing):
                 self._watched(families, full_rescan)
@@ -276,7 +276,7 @@ class Simulation:
             self._ledger.release(claim)
             return self._again(families)
         finally:
-            self.poll_calls.append((len(families), self._source.calls.total() - calls))
+            self.poll_calls.append((len(families), self._source.asked.total() - calls))
             self.seconds["watching"] += time.perf_counter() - started
         self._ledger.release(claim)
         return True
@@ -363,7 +363,7 @@ class Simulation:
             problems=self.problems,
             figures={
                 "counts": self.counts,
-                "calls": self._source.calls,
+                "calls": self._source.asked,
                 "windows": self._source.windows,
                 "failures": self._source.failures,
                 "polls": self.poll_calls,

@@ -1,7 +1,7 @@
 """Crash points, put into a running installation from outside: nothing of this is in the product.
 
 Python imports a module of this name by itself, if its folder is on PYTHONPATH; the matrix puts it there. And it does
-nothing unless EMPELT_CRASH_AT names a file: a JSON list of rows, each with a point and a victim.
+nothing unless CRASH_MATRIX_AT names a file: a JSON list of rows, each with a point and a victim.
 
     {"row": "3", "point": "task:graft:after", "victim": "self"}
 
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
-PLAN = os.environ.get("EMPELT_CRASH_AT", "")
+PLAN = os.environ.get("CRASH_MATRIX_AT", "")
 HOME = Path(os.environ.get("EMPELT_HOME", "."))
 
 
