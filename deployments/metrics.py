@@ -159,7 +159,7 @@ def _polls(states: list[PollState]) -> Iterator[Metric]:
 
 def _size_of(store: ArtifactStore, digest: str) -> int:
     try:
-        return sum(file.size for file in store.get(digest).files)
+        return sum(file.size for file in store.get(digest, use=False).files)
     except InputError:
         return 0  # removed since it was listed
 

@@ -142,7 +142,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
 def _at_hand() -> At:
     """Where the store has a file with some sha256: of a release that changes one shard only that one is downloaded."""
     store = open_store()
-    artifacts = [store.get(digest) for digest in store.digests()]
+    artifacts = store.glance()
     return {file.sha256: Path(own.folder) / file.path for own in artifacts for file in own.files}.get
 
 

@@ -76,7 +76,8 @@ def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
         if not by_a_person and any(hold.key == job.key for hold in ledger.holds()):
             return None  # its ticket lapsed in a queue, and meanwhile somebody has stopped the job
         told = {"name": job.name}
-        claim = ledger.claim(job.key, owner=owner, lease_seconds=settings().lease_seconds, description=told)
+        lease = settings().lease_seconds
+        claim = ledger.claim(job.key, owner, lease, told, only_open=not by_a_person)
     if claim is not None and by_a_person:
         ledger.lift(job.key, f"taken up by a person: {owner}")
     return claim

@@ -10,4 +10,6 @@ for name in PREFECT_SERVER_DATABASE_CONNECTION_URL PREFECT_SERVER_DOCKET_URL PRE
   export "$name=$value"
   unset "${name}_FILE"
 done
+# A secret that nobody has is an empty file here; Empelt refuses one, since elsewhere it is a mistake.
+if [ -n "${EMPELT_HUB_TOKEN_FILE:-}" ] && [ ! -s "$EMPELT_HUB_TOKEN_FILE" ]; then unset EMPELT_HUB_TOKEN_FILE; fi
 exec "$@"

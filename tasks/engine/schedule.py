@@ -36,7 +36,7 @@ class Task(NamedTuple):
     stages: tuple[Stage | None, ...] | None
     """For each operation what it asks for; None for the whole: merge the block."""
     first: bool
-    """Nobody has seen all elements of this tensor before."""
+    """Not every element of every source of this tensor has been read, and looked at, before."""
 
 
 def ranges(elements: int, width: int, *, by_row: bool) -> list[Range]:
@@ -84,7 +84,10 @@ class _Turn:
         for place, (operation, stage) in enumerate(zip(self.work.operations, self.stages, strict=True)):
             if stage is not None:
                 operation.settle(stage, [result[place] for result in self.results])
-                self.first = self.first and stage.ranges is not None
+        asked = [op for op, stage in zip(self.work.operations, self.stages, strict=True) if stage and not stage.ranges]
+        seen = {source for operation in asked for source in operation.sources}
+        if all(seen.issuperset(operation.sources) for operation in self.work.operations):
+            self.first = False
 
 
 class Schedule:

@@ -141,6 +141,14 @@ class ArtifactStore:
             self._stamp(digest)
             return True
 
+    def glance(self) -> list[Artifact]:
+        """All artifacts, without using them; one that is removed meanwhile, or has lost its manifest, is left out."""
+        found = []
+        for digest in self.digests():
+            with suppress(ModelRefused, FileNotFoundError):
+                found.append(self.get(digest, use=False))
+        return found
+
     def get(self, digest: str, *, use: bool = True) -> Artifact:
         """The artifact ``digest``; with ``use`` its last use is now.
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.engine.errors import CheckpointError
+from tasks.engine.merge import merge_configs
 from tests.engine.folders import BLOCK_ELEMENTS, tensors, write_folder
 from tests.engine.refusals import LAST, SHAPES, SINGLE, Place
 
@@ -85,3 +87,19 @@ def test_a_result_that_its_type_cannot_hold_is_told_with_element_and_value(root,
     config = place.recipe(out_dtype=out_dtype, parameters={"weights": [weight, 0.0]})
     words = f"{LAST}: the merged value at element {BLOCK_ELEMENTS + 7} is {result}, expected a finite {dtype}"
     place.refused(CheckpointError, words, config=config)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_one_of_several_outputs_does_not_read_is_looked_at_for_the_others(place, backwards):
+    wrong = tensors(2, SHAPES)
+    wrong[LAST].reshape(-1)[7] = np.nan
+    shutil.rmtree(place.two)
+    write_folder(place.two, wrong, "BF16")
+    # slerp reads base and one, all of them and first; the elements of two are read for ties alone, which would drop them.
+    configs = [
+        (place.root / method, replace(place.recipe(method), instruct=str(place.two))) for method in ("slerp", "ties")
+    ]
+    with pytest.raises(CheckpointError, match=f"{LAST} has nan at element 7"):
+        merge_configs(dict(configs[::-1] if backwards else configs))
+    assert not (place.root / "ties").exists()
+    assert not (place.root / "slerp").exists()

@@ -28,6 +28,10 @@ _BINS = 12
 """Bits of a value by which a larger bracket is narrowed in one reading."""
 
 
+_NOTHING = np.empty(0, np.uint32)
+"""An array of its own: an empty part of what was picked would keep all of it."""
+
+
 class Counted(NamedTuple):
     """One block: how many magnitudes lie above the bracket and inside it, and those inside if there is room."""
 
@@ -111,7 +115,7 @@ class KthLargest:
             counted = np.bincount((picked - np.uint32(self._low)) >> self._shift, minlength=len(self._bins))
             with self._lock:
                 self._bins += counted
-            return Counted(above, inside, picked[:0], None)
+            return Counted(above, inside, _NOTHING, None)
         values, counts = picked, None
         if inside > len(up) >> 3:
             # Deltas of bfloat16 are few different numbers, and a sixth of them may be one: they need not all be kept.
@@ -121,7 +125,7 @@ class KthLargest:
         with self._lock:
             self._kept += values.nbytes + (0 if counts is None else counts.nbytes)
             if self._kept > _ROOM:
-                return Counted(above, inside, picked[:0], None)
+                return Counted(above, inside, _NOTHING, None)
         return Counted(above, inside, values.copy() if counts is None else values, counts)
 
     def narrow(self, blocks: Sequence[Counted]) -> None:
