@@ -13,6 +13,7 @@ from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, RepoId
 from tasks.domain.records import RepoState
 from tasks.store.database import Database
+from tasks.store.jobs import job_row
 from tasks.store.tables import approvals, attempts, channels, claims, holds, job_ends, jobs, promotions, repo_states
 
 MOST_PARAMETERS = 500
@@ -112,20 +113,7 @@ class Glances(Database):
             return
         with self._write() as connection:
             now = self._now(connection)
-            rows = [
-                {
-                    "job_key": key,
-                    "family": job.family,
-                    "target": job.target,
-                    "channel": job.channel,
-                    "repo_id": job.release.ref.repo_id,
-                    "revision": job.release.ref.revision,
-                    "release_digest": job.release.content_digest,
-                    "payload": job.model_dump(mode="json"),
-                    "at": now,
-                }
-                for key, job in found.items()
-            ]
+            rows = [{**job_row(key, job), "at": now} for key, job in found.items()]
             connection.execute(insert(jobs), rows)
 
     def remembered(self, repo_ids: Collection[RepoId], internal_ids: Collection[str]) -> Remembered:

@@ -23,28 +23,32 @@ from tasks.store.tables import (
 )
 
 
+def job_row(key: Digest, job: Job) -> dict[str, Any]:
+    """A row of the table of jobs, but for its moment."""
+    return {
+        "job_key": key,
+        "family": job.family,
+        "target": job.target,
+        "channel": job.channel,
+        "repo_id": job.release.ref.repo_id,
+        "revision": job.release.ref.revision,
+        "release_digest": job.release.content_digest,
+        "payload": job.model_dump(mode="json"),
+    }
+
+
 class JobFacts(Database):
     """The part of the ledger that knows jobs by what people call them."""
 
     def record_job(self, job: Job) -> bool:
         """Record what ``job.key`` stands for; False if that is the newest job of its release and target already."""
-        values = {
-            "job_key": job.key,
-            "family": job.family,
-            "target": job.target,
-            "channel": job.channel,
-            "repo_id": job.release.ref.repo_id,
-            "revision": job.release.ref.revision,
-            "release_digest": job.release.content_digest,
-        }
+        values = job_row(job.key, job)
         with self._write() as connection:
             here = [jobs.c[name] == values[name] for name in ("family", "target", "release_digest")]
             last = connection.execute(select(jobs).where(*here).order_by(desc(jobs.c.id)).limit(1)).first()
             if last is not None and last.job_key == job.key:
                 return False
-            connection.execute(
-                insert(jobs).values(**values, payload=job.model_dump(mode="json"), at=self._now(connection))
-            )
+            connection.execute(insert(jobs).values(**values, at=self._now(connection)))
             return True
 
     def job(self, job_key: Digest) -> JobFact | None:

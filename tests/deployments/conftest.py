@@ -6,12 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from tasks.settings import Settings, settings
 from tests.local_hub.hub_fixtures import RunningHub, free_port, run_hub
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 # Prefect reads its settings while it is imported, and writes a database, logs and a profile into its home.
 _HOME = tempfile.mkdtemp(prefix="empelt-test-prefect-")
@@ -36,6 +40,15 @@ def prefect_server() -> Iterator[int]:
         port = urlsplit(str(PREFECT_API_URL.value())).port
         assert port is not None
         yield port
+
+
+@pytest.fixture
+def client(prefect_server: int) -> "Iterator[SyncPrefectClient]":
+    """Asks that server."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as opened:
+        yield opened
 
 
 # --- an installation of its own, on a local Hub with the demo family's real models -------------------------------------

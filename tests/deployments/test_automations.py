@@ -1,7 +1,6 @@
 """Automations against a real Prefect server: after any number of registrations there is exactly one of each name."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +24,6 @@ NAMES = {
 @pytest.fixture
 def settings(prefect_server: int, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, prefect_port=prefect_server, families="llama-tiny")
-
-
-@pytest.fixture
-def client(prefect_server: int) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as opened:
-        yield opened
 
 
 def ours(client: "SyncPrefectClient") -> dict[str, int]:

@@ -179,6 +179,7 @@ def test_a_file_that_is_there_is_not_written_over(lived: tuple[Settings, list[st
 def test_a_backup_without_room_leaves_nothing(
     lived: tuple[Settings, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A full disk of its own takes a mount, and rights for it; only the number that the system tells stands in for it.
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     before = sorted(tmp_path.iterdir())

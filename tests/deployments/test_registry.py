@@ -1,7 +1,6 @@
 """The registry against a real Prefect server: applied twice it is there once, and as it promises to be."""
 
 import importlib
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +30,6 @@ NAMES = {
 @pytest.fixture
 def settings(prefect_server: int, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, prefect_port=prefect_server, families="llama-tiny")
-
-
-@pytest.fixture
-def client(prefect_server: int) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -117,6 +117,7 @@ def test_a_host_whose_clock_is_fast_takes_no_job_early_on_postgresql(postgres, m
     with Ledger.open(postgres) as right, Ledger.open(postgres) as fast:
         held = right.claim(job, "one", 600)
         assert held is not None
+        # The machine's clock is everybody's: what a host with a fast one reads stands in for it.
         monkeypatch.setattr(database, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=1))
         assert fast.claim(job, "two", 600) is None
         assert abs(fast.now() - right.now()) < timedelta(minutes=10)

@@ -89,6 +89,8 @@ def installation(
     }
     runtime = SimpleNamespace(run="watch", get_id=lambda: runtime.run, get_run_count=lambda: 1, get_parameters=dict)
     with ExitStack() as stack:
+        # What is exchanged is the world and not the product: clock, source, and Prefect's run, of which there is no server
+        # here. A year on a real clock would take one.
         stack.enter_context(patch.dict("os.environ", chosen))
         doors.forget()
         stack.callback(doors.forget)
