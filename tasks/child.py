@@ -22,7 +22,8 @@ from typing import Any
 from tasks.domain import errors
 from tasks.domain.errors import InputError, PipelineError, TransientError
 from tasks.guard import Guard
-from tasks.processes import MARK, Identity, new_mark, recorded, start_time
+from tasks.processes import MARK, new_mark, recorded
+from tasks.store.identity import Identity, start_of
 
 Event = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def run_child(
     reader.start()
     last: Event = {}
     with ExitStack() as stack:
-        started = start_time(process.pid)
+        started = start_of(process.pid)
         if records is not None and started is not None:
             stack.enter_context(recorded(records, Identity(process.pid, started), mark, module))
         stack.callback(reader.join, 5)

@@ -3,7 +3,7 @@
     root/artifacts/<digest>/        the folder as it was made; files 0444, folders 0555
     root/manifests/<digest>.json    every file's path, sha256 and size, those outside the digest too
     root/scratch/<name>/            half-done work, on the same file system, so that adopting it is one rename
-    root/owners/<name>.json         the process that it is of: host, pid, start time
+    root/owners/<name>.json         the process that it is of: host, pid, start
 
 The rename is the commit point: what stands under ``artifacts`` is whole.
 """
@@ -21,13 +21,12 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
-
 from tasks.domain.errors import DiskFull, InputError, ModelRefused
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Digest, FileDigest
 from tasks.store.files import drop, hash_all, make_durable, newest_change, plain_files, sync
 from tasks.store.garbage import bytes_under
+from tasks.store.identity import is_gone, own_identity
 
 HEADROOM_BYTES = 256 << 20
 """Kept free by ``reserve``: the ledger and Prefect's database write to the same disk."""
@@ -98,7 +97,7 @@ class ArtifactStore:
         os.utime(path)
         if outlives:
             return path
-        owner = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+        owner = [socket.gethostname(), *own_identity()]
         (self.root / "owners" / f"{name}.json").write_text(json.dumps(owner), encoding="utf-8")
         return path
 
@@ -291,13 +290,7 @@ def _is_gone(owner: Path) -> bool:
         host, pid, started = json.loads(owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() != started or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return host == socket.gethostname() and is_gone(pid, started)
 
 
 def _mib(size: int) -> str:
