@@ -202,8 +202,13 @@ class ArtifactStore:
         """Room on the store's file system for this user."""
         return shutil.disk_usage(self.root).free
 
-    def reserve(self, bytes_needed: int) -> None:
+    def reserve(self, bytes_needed: int, *, arrived: int = 0, promised: int = 0) -> None:
         """Refuse work that would not fit. It looks at the disk and keeps nothing: ask again for each large file.
+
+        Args:
+            bytes_needed: what will be taken into the store.
+            arrived: so much of it lies half-done on the same disk.
+            promised: what others, who are at work, will still write to the disk.
 
         Raises:
             DiskFull: naming what is needed and what is free, or what the quota is and what is taken up.
@@ -215,13 +220,14 @@ class ArtifactStore:
                 "EMPELT_STORE_QUOTA_GIB",
                 needed_bytes=bytes_needed,
             )
-        free = self.free_bytes()
-        if bytes_needed + self.headroom_bytes > free:
+        free, more = self.free_bytes() - promised, bytes_needed - arrived
+        if more + self.headroom_bytes > free:
+            others = f" beyond {_mib(promised)} that are promised to others" if promised else ""
             raise DiskFull(
-                f"{self.root} has {_mib(free)} free, and {_mib(bytes_needed)} are needed beside "
+                f"{self.root} has {_mib(free)} free{others}, and {_mib(more)} are needed beside "
                 f"{_mib(self.headroom_bytes)} that stay free; make room for "
-                f"{_mib(bytes_needed + self.headroom_bytes - free)} and retry",
-                needed_bytes=bytes_needed,
+                f"{_mib(more + self.headroom_bytes - free)} and retry",
+                needed_bytes=more,
             )
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -280,7 +286,8 @@ class ArtifactStore:
     def _no_room(self, needed: int) -> DiskFull:
         return DiskFull(
             f"{self.root} has no room: {_mib(needed)} were needed and {_mib(self.free_bytes())} are free; "
-            "make room and retry"
+            "make room and retry",
+            needed_bytes=needed,
         )
 
 

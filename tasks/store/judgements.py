@@ -154,12 +154,16 @@ class JudgementFacts(Database):
         with self._write() as connection:
             connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now(connection)))
 
-    def lifted_at(self, key: str) -> datetime | None:
-        """When a hold was taken off ``key``, or a new try was asked for, last; None if never."""
+    def lifted_at(self, key: str, *, but_for: str | None = None) -> datetime | None:
+        """When a hold was taken off ``key``, or a new try was asked for, last; None if never.
+
+        With ``but_for`` what was lifted for that reason does not count.
+        """
+        asked = select(func.max(holds.c.at)).where(holds.c.key == key, ~holds.c.held)
+        if but_for is not None:
+            asked = asked.where(holds.c.reason != but_for)
         with self._read() as connection:
-            found: datetime | None = connection.scalar(
-                select(func.max(holds.c.at)).where(holds.c.key == key, ~holds.c.held)
-            )
+            found: datetime | None = connection.scalar(asked)
             return found
 
     def holds(self, keys: Collection[str] | None = None) -> list[Hold]:
