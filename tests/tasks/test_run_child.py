@@ -355,3 +355,48 @@ def test_a_record_of_an_earlier_version_ends_nobody_while_its_master_may_live(
     gone.wait()  # nothing has its pid now
     (tmp_path / "m.json").write_text(json.dumps({**told, "master": [gone.pid, 12.5]}))
     assert end_orphans(tmp_path) == [f"a merge (pid {merging.pid})"]
+
+
+SECRETS = {
+    "EMPELT_HUB_TOKEN": "hf_canary",
+    "EMPELT_HUB_TOKEN_FILE": "/run/secrets/canary",
+    "EMPELT_LEDGER_URL": "postgresql://canary@db/ledger",
+    "EMPELT_PREFECT_AUTH": "admin:canary",
+    "EMPELT_WEBHOOK_SECRET": "canary",
+    "EMPELT_DB_PASSWORD": "canary",
+    "EMPELT_API_KEY": "canary",
+    "HF_TOKEN": "hf_canary",
+    "HUGGING_FACE_HUB_TOKEN": "hf_canary",
+    "HF_TOKEN_PATH": "/root/canary",
+    "PREFECT_API_KEY": "canary",
+    "PREFECT_API_AUTH_STRING": "admin:canary",
+    "PREFECT_CLIENT_CUSTOM_HEADERS": '{"x": "canary"}',
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:canary@db/prefect",
+    "AWS_SECRET_ACCESS_KEY": "canary",
+    "OPENAI_API_KEY": "canary",
+    "PGPASSWORD": "canary",
+    "HTTPS_PROXY": "http://user:canary@proxy:3128",
+}
+KEPT = {
+    "EMPELT_INSTANCE": "of this home",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "LD_LIBRARY_PATH": "/opt/libraries",
+    "TOKENIZERS_PARALLELISM": "false",
+    "EMPELT_HOME": "/srv/empelt",
+}
+
+
+def test_a_child_inherits_no_secrets_and_what_it_needs(
+    module: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**SECRETS, **KEPT}.items():
+        monkeypatch.setenv(name, value)
+    dumps = module("say('report', environment=dict(os.environ), file=open('/proc/self/environ').read())")
+    told = run_child(dumps, [], deadline_seconds=60)
+    assert [name for name, value in told["environment"].items() if "canary" in value] == []
+    assert "canary" not in told["file"]
+    assert KEPT.items() <= told["environment"].items()
+    assert told["environment"]["PATH"] == os.environ["PATH"]
+    assert told["environment"]["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    told = run_child(dumps, [], deadline_seconds=60, secrets=["EMPELT_API_KEY"])
+    assert [name for name, value in told["environment"].items() if "canary" in value] == ["EMPELT_API_KEY"]
