@@ -21,6 +21,10 @@ WAITS = "disk: "
 """A hold that begins so ends by itself: ``disk: <name>: <why>``."""
 
 
+WAITS_FOR_ROOM = "waits for room on the disk, and is taken up again by itself"
+"""What the run of such a job says at its end."""
+
+
 class Need(NamedTuple):
     """What a job has still to bring, in bytes."""
 
@@ -88,12 +92,6 @@ def merge_bytes(job: Job) -> int:
     if store.has(instruct.digest):
         return sum(file.size for file in store.get(instruct.digest).files)
     return sum(file.size for file in wanted(open_source().files(instruct.ref)))
-
-
-def wait_for_room(job: Job, full: DiskFull) -> str:
-    """Hold the job until there is room; why, as its run should say."""
-    open_ledger().record_hold(job.key, f"{WAITS}{job.name}: {full}")
-    return f"waits for room on the disk, and is taken up again by itself: {full}"
 
 
 def lift_waits(family_name: str) -> list[Digest]:

@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.domain.errors import InputError
+from tasks.disk import WAITS
+from tasks.domain.errors import DiskFull, InputError, PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
@@ -57,10 +58,12 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
     held = Held(claim)
     try:
         yield claim
-    except InputError as refusal:
-        # Trying again would change nothing: the watch leaves the job alone until the hold is released.
+    except (InputError, DiskFull) as refusal:
+        # Trying again would change nothing: the watch leaves the job alone until the hold is released, or there is room.
         if hold_refusals:
-            open_ledger().record_hold(job.key, f"{job.name}: {refusal}")
+            waits = WAITS if isinstance(refusal, DiskFull) else ""
+            with suppress(PromotionFailed):  # another attempt is under way, or has ended the job
+                open_ledger().record_hold(job.key, f"{waits}{job.name}: {refusal}", fence=claim.fence)
         raise
     finally:
         held.end()
@@ -131,12 +134,15 @@ def alone(name: str) -> Iterator[bool]:
 
 
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)
-def end_job(job: Job, outcome: JobOutcome, reason: str, digest: Digest | None) -> None:
-    """Append how the job ended. The watch does not dispatch a job that has ended well or was refused."""
+def end_job(job: Job, outcome: JobOutcome, reason: str, digest: Digest | None, fence: int) -> None:
+    """Append how the job ended. The watch does not dispatch a job that has ended well or was refused.
+
+    Raises:
+        PromotionFailed: if the attempt with ``fence`` is over: another one says how the job ends.
+    """
     run_id = flow_run.get_id()
     if outcome == "held":
-        open_ledger().record_hold(job.key, f"{job.name}: {reason}")
-    open_ledger().record_job_end(
-        job.key, outcome, reason, artifact_digest=digest, flow_run_id=str(run_id) if run_id else None
-    )
+        open_ledger().record_hold(job.key, f"{job.name}: {reason}", fence=fence)
+    run = str(run_id) if run_id else None
+    open_ledger().record_job_end(job.key, outcome, reason, artifact_digest=digest, flow_run_id=run, fence=fence)
     get_run_logger().info("%s: %s (%s)", job.name, outcome, reason)

@@ -9,6 +9,7 @@ from tasks.domain.errors import InputError
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.models import Digest
 from tasks.domain.records import Approval, JobFact, StageTimes
+from tasks.store.claims import require_fence
 from tasks.store.database import Database
 from tasks.store.tables import (
     acknowledgements,
@@ -101,17 +102,21 @@ class JobFacts(Database):
             )
 
     # --- what waits for a person -------------------------------------------------------------------------------------
-    def ask_approval(self, request: PublishRequest, reason: str, flow_run_id: str | None = None) -> bool:
+    def ask_approval(
+        self, request: PublishRequest, reason: str, flow_run_id: str | None = None, *, fence: int | None = None
+    ) -> bool:
         """Record that a candidate waits for a decision; False if this artifact waits already.
 
         It waits once: where it waits for the same channel as another job (its gate was edited), that one is superseded.
 
         Raises:
             InputError: if the request names no job.
+            PromotionFailed: if ``fence`` is given and that attempt at the job is over.
         """
         if request.claim_key is None:
             raise InputError(f"the request for {request.channel!r} names no job; approvals are asked for jobs")
         with self._write() as connection:
+            require_fence(connection, request.claim_key, fence, f"the candidate for {request.channel!r}")
             last = connection.execute(_last_approval(request.claim_key)).first()
             if last is not None and last.state == "waiting" and last.artifact_digest == request.artifact_digest:
                 return False

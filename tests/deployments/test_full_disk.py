@@ -7,11 +7,12 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks import doors
-from tasks.disk import WAITS, fetch_folder, lift_waits, require_room, reserve_room, wait_for_room
+from tasks.disk import WAITS, fetch_folder, lift_waits, require_room, reserve_room
 from tasks.domain.errors import DiskFull
-from tasks.domain.jobs import Job
+from tasks.domain.jobs import ClaimTicket, Job
 from tasks.hub import fetch_model, find_releases
 from tasks.jobs import open_job
+from tasks.ledger import claimed
 from tasks.merge import graft
 from tasks.pauses import rested
 from tasks.plan import plan_due
@@ -116,11 +117,12 @@ def test_a_job_that_waited_for_the_disk_does_not_take_the_turn_of_others(
 ):
     """With a window of one, the watch hands out the first of what may be tried."""
     with disable_run_logger():
-        job, ledger = open_job.fn("llama-tiny", V2, "eu"), doors.open_ledger()
-        claim = ledger.claim(job.key, "watch", 60)
+        job = open_job.fn("llama-tiny", V2, "eu")
+        claim = doors.open_ledger().claim(job.key, "watch", 60)
         assert claim is not None
-        ledger.release(claim)
-        wait_for_room(job, DiskFull("the disk of its worker was full when it came to the merge"))
+        ticket = ClaimTicket(job_key=job.key, attempt=1, fence=claim.fence)
+        with pytest.raises(DiskFull), claimed(job, ticket):
+            raise DiskFull("the disk of its worker was full when it came to the merge")
         assert lift_waits("another-family") == []
         assert lift_waits("llama-tiny") == [job.key]
         (row,) = [r for r in plan_due.fn("llama-tiny", find_releases.fn("llama-tiny")) if r.job_key == job.key]

@@ -16,11 +16,11 @@ from tasks.approve import decide, how_it_stands, open_approval
 from tasks.cancelled import _job_by_parameters as job_by_parameters
 from tasks.cancelled import hold_job, job_of
 from tasks.domain.due import PlanRow
-from tasks.domain.errors import InputError, ModelRefused
-from tasks.domain.jobs import Job, PublishRequest
+from tasks.domain.errors import InputError, ModelRefused, PromotionFailed
+from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
-from tasks.ledger import lift_hold, take_claim, unclaimed
+from tasks.ledger import claimed, end_job, lift_hold, take_claim, unclaimed
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
 from tasks.store.tables import approvals
@@ -348,3 +348,21 @@ def test_a_candidate_that_a_run_made_live_before_it_crashed_is_seen_as_such(
     assert not by_its_job or told.startswith("generation 1 by run crashed, which did not come to its end: approved by")
     ledger.switch_channel("eu", digest="b" * 64, expected_generation=1, **where)
     assert how_it_stands.fn(find_waiting(waiting))[0] == "waiting"  # rolled back since: a person decides anew
+
+
+def test_a_stale_attempt_says_nothing_about_its_job(ledger: Ledger, job: Job):
+    """It was thought dead and is not: the attempt that took its place has the last word."""
+    old = ledger.claim(job.key, owner="run:old", lease_seconds=0.01)
+    assert old is not None
+    with pytest.raises(InputError), claimed(job, ClaimTicket(job_key=job.key, attempt=1, fence=old.fence)):
+        assert ledger.claim(job.key, owner="run:new", lease_seconds=60) is None  # renewed: it lives
+        taken = doors.open_ledger().live_claims()[-1]
+        new = ledger.claim(job.key, owner=taken.owner, lease_seconds=60)
+        assert new is not None
+        with pytest.raises(PromotionFailed, match="its attempt is over"):
+            end_job.fn(job, "rejected", "too weak", "a" * 64, taken.fence)
+        raise InputError("its model is not what it said")
+    assert (ledger.job_end(job.key), ledger.holds()) == (None, [])
+    assert [claim.fence for claim in ledger.live_claims()] == [new.fence]
+    end_job.fn(job, "kept", "not stronger", "a" * 64, new.fence)
+    assert standing(job.key).standing == "kept"
