@@ -16,6 +16,7 @@ from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
 from tasks.lost import give_back_ended
+from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
 
@@ -72,7 +73,7 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
 
 def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
     """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
-    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
+    ledger, owner = open_ledger(), own_name()
     by_a_person = ticket is None or (flow_run.get_run_count() or 1) > 1
     claim = next((c for c in ledger.live_claims() if ticket and (c.job_key, c.fence) == (job.key, ticket.fence)), None)
     if claim is None or not ledger.renew(claim):
@@ -122,7 +123,7 @@ def alone(name: str) -> Iterator[bool]:
     Not a deployment limit of Prefect's: one lost lease there crashes a healthy run (PrefectHQ/prefect#21064; seen here
     on a watch of 20 s, prefect 3.9.1, on a busy machine).
     """
-    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
+    ledger, owner = open_ledger(), own_name()
     claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
     if claim is None and give_back_ended(name):  # the run that had it crashed: do not wait for its lease
         claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)

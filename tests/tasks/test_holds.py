@@ -1,5 +1,7 @@
 """What stops a job and what takes it up again: cancelled runs, holds, used-up attempts, approvals. A ledger, no server."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.ledger import claimed, end_job, lift_hold, take_claim, unclaimed
+from tasks.runs import own_name
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
 from tasks.store.tables import approvals
@@ -366,3 +369,15 @@ def test_a_stale_attempt_says_nothing_about_its_job(ledger: Ledger, job: Job):
     assert [claim.fence for claim in ledger.live_claims()] == [new.fence]
     end_job.fn(job, "kept", "not stronger", "a" * 64, new.fence)
     assert standing(job.key).standing == "kept"
+
+
+def test_two_processes_outside_prefect_do_not_share_a_claim(ledger: Ledger, job: Job):
+    code = "import sys; from tasks.doors import open_ledger; from tasks.runs import own_name\n"
+    code += "print(own_name(), open_ledger().claim(sys.argv[1], own_name(), 60) is not None)"
+    assert take_claim(job, None) is not None
+    done = subprocess.run([sys.executable, "-c", code, job.key], capture_output=True, text=True, check=True)
+    other, _, claimed_too = done.stdout.strip().rpartition(" ")
+    assert claimed_too == "False"
+    assert other.startswith("run:by hand, ")
+    assert other != own_name() == own_name()
+    assert [claim.owner for claim in ledger.live_claims()] == [own_name()]
