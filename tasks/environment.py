@@ -11,7 +11,8 @@ from tasks.settings_sources import PREFIX, SECRETS
 
 _OURS = frozenset(PREFIX + name.upper() + end for name in SECRETS for end in ("", "_FILE"))
 _SECRET_NAME = re.compile(
-    r"(^|_)(TOKENS?|SECRETS?|(PG)?PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH|API_?KEYS?|(ACCESS|PRIVATE|SECRET)_KEY)(_|$)", re.I
+    r"(^|_)(TOKENS?|SECRETS?|(PG)?PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH|API_?KEYS?|(ACCESS|PRIVATE|SECRET)_KEY)(_|$)",
+    re.I,
 )
 _USER_AND_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _STATED = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}

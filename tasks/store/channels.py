@@ -115,7 +115,7 @@ class Channels(Database):
         """Every switch of ``channel``, newest first."""
         asked = select(promotions).where(promotions.c.channel == channel).order_by(desc(promotions.c.generation))
         with self._read() as connection:
-            return [_promotion(row) for row in connection.execute(asked)]
+            return [promotion_of(row) for row in connection.execute(asked)]
 
     def releases_served(self, channel: str) -> set[tuple[str, str]]:
         """Repository and revision of every release that ``channel`` has ever served."""
@@ -181,6 +181,7 @@ def _state(row: Row[Any]) -> ChannelState:
     )
 
 
-def _promotion(row: Row[Any]) -> PromotionFact:
+def promotion_of(row: Row[Any]) -> PromotionFact:
+    """A row of the table of promotions, as a noun."""
     values = {name: value for name, value in row._mapping.items() if name not in ("repo_id", "revision")}
     return PromotionFact(**values, release=ModelRef(repo_id=row.repo_id, revision=row.revision))

@@ -101,7 +101,7 @@ class JudgementFacts(Database):
         """The latest verdict under ``verdict_key``, or None."""
         with self._read() as connection:
             row = connection.execute(_latest_verdict(verdict_key)).first()
-            return None if row is None else _verdict(row)
+            return None if row is None else verdict_of(row)
 
     def verdicts(self, family: str | None = None, target: str | None = None) -> list[VerdictFact]:
         """All verdicts ever, newest first, of one family and of one target where they are given."""
@@ -111,7 +111,7 @@ class JudgementFacts(Database):
         if target is not None:
             asked = asked.where(verdicts.c.target == target)
         with self._read() as connection:
-            return [_verdict(row) for row in connection.execute(asked)]
+            return [verdict_of(row) for row in connection.execute(asked)]
 
     # --- ends and holds ----------------------------------------------------------------------------------------------
     def record_job_end(
@@ -246,7 +246,8 @@ def _latest_verdict(verdict_key: str) -> Any:
     return select(verdicts).where(verdicts.c.verdict_key == verdict_key).order_by(desc(verdicts.c.id)).limit(1)
 
 
-def _verdict(row: Row[Any]) -> VerdictFact:
+def verdict_of(row: Row[Any]) -> VerdictFact:
+    """A row of the table of verdicts, as a noun."""
     return VerdictFact.model_validate(_without_id(row))
 
 

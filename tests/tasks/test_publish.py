@@ -109,7 +109,9 @@ def test_rolling_back_names_what_it_leaves_and_why():
     assert choose_previous.fn("eu", DIGESTS["b"][:8], "again").artifact_digest == DIGESTS["b"]
 
 
-@pytest.mark.parametrize(("channel", "to", "named"), [("gl", "previous", "['eu']"), ("eu", "no-digest", "generation 1")])
+@pytest.mark.parametrize(
+    ("channel", "to", "named"), [("gl", "previous", "['eu']"), ("eu", "no-digest", "generation 1")]
+)
 def test_a_rollback_to_nowhere_lists_what_there_is(channel: str, to: str, named: str):
     switch_channel.fn(request(V1, "a", 0))
     with pytest.raises(InputError) as refusal:

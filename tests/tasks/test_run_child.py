@@ -386,9 +386,7 @@ KEPT = {
 }
 
 
-def test_a_child_inherits_no_secrets_and_what_it_needs(
-    module: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_inherits_no_secrets_and_what_it_needs(module: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**SECRETS, **KEPT}.items():
         monkeypatch.setenv(name, value)
     dumps = module("say('report', environment=dict(os.environ), file=open('/proc/self/environ').read())")
