@@ -60,7 +60,7 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
     try:
         yield claim
     except (InputError, DiskFull) as refusal:
-        # Trying again would change nothing: the watch leaves the job alone until the hold is released, or there is room.
+        # Trying again would change nothing: the watch leaves the job alone until the hold is released or there is room.
         if hold_refusals:
             waits = WAITS if isinstance(refusal, DiskFull) else ""
             with suppress(PromotionFailed):  # another attempt is under way, or has ended the job

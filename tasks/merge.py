@@ -68,8 +68,8 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
     config, out = scratch / "config.json", scratch / "out"
     config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
-    progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
     with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
+        progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
         report = run_child(
             "tasks.engine",
             [str(config), str(out), "--json-lines"],

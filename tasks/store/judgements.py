@@ -92,7 +92,7 @@ class JudgementFacts(Database):
         )
         with self._write() as connection:
             last = connection.execute(_latest_verdict(verdict_key)).first()
-            if last is not None and _verdict(last).model_copy(update={"at": fact.at}) == fact:
+            if last is not None and verdict_of(last).model_copy(update={"at": fact.at}) == fact:
                 return False
             connection.execute(insert(verdicts).values(**fact.model_dump()))
             return True

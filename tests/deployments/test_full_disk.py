@@ -134,7 +134,8 @@ def test_a_job_that_waited_for_the_disk_does_not_take_the_turn_of_others(
         doors.forget()
         assert rested([row, other]) == [other, row]
         for _ in range(5):  # more often than a job has attempts
-            assert (claim := doors.open_ledger().claim(job.key, "watch", 60)) is not None
+            claim = doors.open_ledger().claim(job.key, "watch", 60)
+            assert claim is not None
             doors.open_ledger().release(claim)
         doors.open_ledger().lift(job.key, "by a person")
         assert rested([row, other]) == [row, other]

@@ -22,6 +22,7 @@ from tasks.domain.errors import InputError, ModelRefused, PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
+from tasks.domain.records import Claim
 from tasks.ledger import claimed, end_job, lift_hold, take_claim, unclaimed
 from tasks.runs import own_name
 from tasks.standing import standing, stopped
@@ -357,14 +358,21 @@ def test_a_stale_attempt_says_nothing_about_its_job(ledger: Ledger, job: Job):
     """It was thought dead and is not: the attempt that took its place has the last word."""
     old = ledger.claim(job.key, owner="run:old", lease_seconds=0.01)
     assert old is not None
-    with pytest.raises(InputError), claimed(job, ClaimTicket(job_key=job.key, attempt=1, fence=old.fence)):
-        assert ledger.claim(job.key, owner="run:new", lease_seconds=60) is None  # renewed: it lives
-        taken = doors.open_ledger().live_claims()[-1]
-        new = ledger.claim(job.key, owner=taken.owner, lease_seconds=60)
-        assert new is not None
-        with pytest.raises(PromotionFailed, match="its attempt is over"):
-            end_job.fn(job, "rejected", "too weak", "a" * 64, taken.fence)
-        raise InputError("its model is not what it said")
+    taken: list[Claim] = []
+
+    def works_on() -> None:
+        with claimed(job, ClaimTicket(job_key=job.key, attempt=1, fence=old.fence)) as held:
+            assert held is not None
+            new = ledger.claim(job.key, owner=held.owner, lease_seconds=60)
+            assert new is not None
+            taken.append(new)
+            with pytest.raises(PromotionFailed, match="its attempt is over"):
+                end_job.fn(job, "rejected", "too weak", "a" * 64, held.fence)
+            raise InputError("its model is not what it said")
+
+    with pytest.raises(InputError, match="not what it said"):
+        works_on()
+    (new,) = taken
     assert (ledger.job_end(job.key), ledger.holds()) == (None, [])
     assert [claim.fence for claim in ledger.live_claims()] == [new.fence]
     end_job.fn(job, "kept", "not stronger", "a" * 64, new.fence)
