@@ -124,8 +124,10 @@ def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
         known = [c.channel for c in open_ledger().channels()]
         raise InputError(f"channel {channel!r} has never served anything; channels: {known}")
     history = open_ledger().promotions(channel)
-    wanted = state.previous_digest if to == "previous" else to
-    found = next((p for p in history if wanted and p.artifact_digest.startswith(wanted)), None)
+    if to == "previous":  # not what the last switch replaced: that may be one that never came up, and was taken back
+        found = next(iter(open_ledger().served_before(channel)), None)
+    else:
+        found = next((p for p in history if to and p.artifact_digest.startswith(to)), None)
     if found is None:
         served = [f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})" for p in history]
         raise InputError(f"{channel!r} cannot go back to {to!r}: it has served only this", problems=served)

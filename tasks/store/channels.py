@@ -117,6 +117,20 @@ class Channels(Database):
         with self._read() as connection:
             return [promotion_of(row) for row in connection.execute(asked)]
 
+    def served_before(self, channel: str) -> list[PromotionFact]:
+        """The last switch of ``channel`` to each artifact but the one that it points at now, newest first.
+
+        A switch that the gateway never routed by was taken back: nobody was served by it, and it is nothing to go back
+        to. Where the gateway has spoken of none of them, all are told.
+        """
+        switches, seen = self.promotions(channel), self.visible_since(channel)
+        live = {switch.artifact_digest for switch in switches[:1]}
+        before: dict[Digest, PromotionFact] = {}
+        for switch in switches:
+            if switch.artifact_digest not in live and (switch.generation in seen or not seen):
+                before.setdefault(switch.artifact_digest, switch)
+        return list(before.values())
+
     def releases_served(self, channel: str) -> set[tuple[str, str]]:
         """Repository and revision of every release that ``channel`` has ever served."""
         asked = select(promotions.c.repo_id, promotions.c.revision).where(promotions.c.channel == channel).distinct()

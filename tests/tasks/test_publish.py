@@ -14,6 +14,7 @@ from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ModelRef
 from tasks.forms import forms_now
 from tasks.publish import choose_previous, confirm_visible, switch_channel
+from tasks.references import references
 from tasks.settings import settings
 from tasks.store import garbage
 
@@ -162,6 +163,29 @@ def test_a_switch_that_nobody_confirms_is_not_taken_back_to_what_was_removed():
     now = doors.open_ledger().channel("eu")
     assert now is not None
     assert (now.artifact_digest, now.generation) == (DIGESTS["b"], 2)
+
+
+def test_previous_is_what_was_served_and_not_what_never_came_up():
+    ledger = doors.open_ledger()
+    for generation, letter in enumerate("ab"):
+        switch_channel.fn(request(V1, letter, generation))
+        ledger.acknowledge("eu", generation + 1)
+    with pytest.raises(PromotionFailed, match="Switched back"):
+        confirm_visible.fn(switch_channel.fn(request(V2, "c", 2)))
+    ledger.acknowledge("eu", 4)
+    assert [p.artifact_digest for p in ledger.served_before("eu")] == [DIGESTS["a"]]
+    assert choose_previous.fn("eu", "previous", "by hand").artifact_digest == DIGESTS["a"]
+    assert references()[DIGESTS["a"]] == "eu served it before, and may be rolled back to it"
+    assert DIGESTS["c"] not in references()
+
+
+def test_what_a_switch_may_be_taken_back_to_is_kept_until_it_is_confirmed():
+    ledger = doors.open_ledger()
+    for generation, letter in enumerate("abc"):
+        switch_channel.fn(request(V1, letter, generation))
+    ledger.acknowledge("eu", 1)  # the gateway has slept through the second
+    assert references()[DIGESTS["b"]] == "eu goes back to it if the switch is not confirmed"
+    assert references()[DIGESTS["a"]].startswith("eu served it before")
 
 
 def test_the_form_of_a_rollback_offers_only_what_is_there():
