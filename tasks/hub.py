@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from tasks.absence import VANISHED, hold_vanished, lift_moot
 from tasks.admission import examine, hold_key, release_of
+from tasks.disk import fetch_folder
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
@@ -122,7 +123,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
     # One name for one model: a second worker waits here, and who comes after a crash finds what had arrived.
-    scratch = store.scratch(f"fetch-{digest}", outlives=True)
+    scratch = store.scratch(fetch_folder(digest), outlives=True)
     with alone_in(scratch):
         if store.has(digest):
             logger.info("%s %s was brought by another run: %s", role, ref, digest[:12])

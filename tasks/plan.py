@@ -24,7 +24,7 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
-    lift_waits()
+    lift_waits(family_name)
     releases = ruled(family, releases)
     seen, look = ledger.glance(family_name), look_once(family)
     rows: list[PlanRow] = []

@@ -34,10 +34,10 @@ def _references() -> Iterator[tuple[Digest, str]]:
     ledger = open_ledger()
     for state in ledger.channels():
         yield state.artifact_digest, f"{state.channel} serves it"
-        before = dict.fromkeys(p.artifact_digest for p in ledger.promotions(state.channel))  # newest first
-        before.pop(state.artifact_digest, None)
-        for digest in [*before][: settings().keep_generations]:
-            yield digest, f"{state.channel} served it before, and may be rolled back to it"
+        for switch in ledger.served_before(state.channel)[: settings().keep_generations]:
+            yield switch.artifact_digest, f"{state.channel} served it before, and may be rolled back to it"
+        if state.previous_digest and state.acknowledged_generation < state.generation:
+            yield state.previous_digest, f"{state.channel} goes back to it if the switch is not confirmed"
     for wanted in ledger.desired().staged:
         yield wanted.digest, f"wanted beside {wanted.channel} by {wanted.owner}"
     for instance in ledger.instances():

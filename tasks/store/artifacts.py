@@ -3,7 +3,7 @@
     root/artifacts/<digest>/        the folder as it was made; files 0444, folders 0555
     root/manifests/<digest>.json    every file's path, sha256 and size, those outside the digest too
     root/scratch/<name>/            half-done work, on the same file system, so that adopting it is one rename
-    root/owners/<name>.json         the process that it is of: host, pid, start time
+    root/owners/<name>.json         the process that it is of: host, pid, start
 
 The rename is the commit point: what stands under ``artifacts`` is whole.
 """
@@ -21,13 +21,12 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
-
 from tasks.domain.errors import DiskFull, InputError, ModelRefused
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Digest, FileDigest
 from tasks.store.files import drop, hash_all, make_durable, newest_change, plain_files, sync
 from tasks.store.garbage import bytes_under
+from tasks.store.identity import is_gone, own_identity
 
 HEADROOM_BYTES = 256 << 20
 """Kept free by ``reserve``: the ledger and Prefect's database write to the same disk."""
@@ -98,7 +97,7 @@ class ArtifactStore:
         os.utime(path)
         if outlives:
             return path
-        owner = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+        owner = [socket.gethostname(), *own_identity()]
         (self.root / "owners" / f"{name}.json").write_text(json.dumps(owner), encoding="utf-8")
         return path
 
@@ -203,8 +202,13 @@ class ArtifactStore:
         """Room on the store's file system for this user."""
         return shutil.disk_usage(self.root).free
 
-    def reserve(self, bytes_needed: int) -> None:
+    def reserve(self, bytes_needed: int, *, arrived: int = 0, promised: int = 0) -> None:
         """Refuse work that would not fit. It looks at the disk and keeps nothing: ask again for each large file.
+
+        Args:
+            bytes_needed: what will be taken into the store.
+            arrived: so much of it lies half-done on the same disk.
+            promised: what others, who are at work, will still write to the disk.
 
         Raises:
             DiskFull: naming what is needed and what is free, or what the quota is and what is taken up.
@@ -216,13 +220,14 @@ class ArtifactStore:
                 "EMPELT_STORE_QUOTA_GIB",
                 needed_bytes=bytes_needed,
             )
-        free = self.free_bytes()
-        if bytes_needed + self.headroom_bytes > free:
+        free, more = self.free_bytes() - promised, bytes_needed - arrived
+        if more + self.headroom_bytes > free:
+            others = f" beyond {_mib(promised)} that are promised to others" if promised else ""
             raise DiskFull(
-                f"{self.root} has {_mib(free)} free, and {_mib(bytes_needed)} are needed beside "
+                f"{self.root} has {_mib(free)} free{others}, and {_mib(more)} are needed beside "
                 f"{_mib(self.headroom_bytes)} that stay free; make room for "
-                f"{_mib(bytes_needed + self.headroom_bytes - free)} and retry",
-                needed_bytes=bytes_needed,
+                f"{_mib(more + self.headroom_bytes - free)} and retry",
+                needed_bytes=more,
             )
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -281,7 +286,8 @@ class ArtifactStore:
     def _no_room(self, needed: int) -> DiskFull:
         return DiskFull(
             f"{self.root} has no room: {_mib(needed)} were needed and {_mib(self.free_bytes())} are free; "
-            "make room and retry"
+            "make room and retry",
+            needed_bytes=needed,
         )
 
 
@@ -291,13 +297,7 @@ def _is_gone(owner: Path) -> bool:
         host, pid, started = json.loads(owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() != started or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return host == socket.gethostname() and is_gone(pid, started)
 
 
 def _mib(size: int) -> str:

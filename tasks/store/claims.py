@@ -1,7 +1,7 @@
 """Who works on which job: a claim with a lease, an attempt and a fence.
 
 A fence increases over all jobs. A process that lost its lease without noticing may finish its work; the fence stops it
-at the one place where it matters, the switch of a channel.
+where it matters: at the switch of a channel, and where it would end, hold or hand to a person a job that is another's.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Table, desc, func, insert, select, update
 
-from tasks.domain.errors import InputError
+from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.records import Attempt, Claim
 from tasks.store.database import Database
 from tasks.store.tables import approvals, attempts, claims, holds, job_ends
@@ -140,6 +140,17 @@ def fence_problem(connection: Connection, claim_key: str, fence: int) -> str | N
     if held.ended_at is not None:
         return f"fence {fence} (attempt {held.attempt} of job {claim_key}) was given up at {held.ended_at.isoformat()}"
     return None
+
+
+def require_fence(connection: Connection, job_key: str, fence: int | None, what: str) -> None:
+    """Refuse a write of an attempt that is over; None is nobody's fence and may write. Called inside a write.
+
+    Raises:
+        PromotionFailed: naming the fence, and the attempt that has taken its place.
+    """
+    problem = fence_problem(connection, job_key, fence) if fence is not None else None
+    if problem:
+        raise PromotionFailed(f"{what} is not recorded: its attempt is over", problems=[problem])
 
 
 def is_settled(connection: Connection, job_key: str) -> bool:

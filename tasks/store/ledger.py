@@ -25,11 +25,12 @@ from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.polls import Polls
 from tasks.store.serving import Serving
+from tasks.store.views import Views
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving, Polls):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving, Polls, Views):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

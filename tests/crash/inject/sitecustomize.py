@@ -54,10 +54,10 @@ def _fire(row):
 
 def _child(name):
     """The pid of a child of `empelt up`, if it is still the process that was recorded."""
-    import psutil
+    from tasks.store.identity import is_same
 
     for known in json.loads((HOME / "run" / "children.json").read_text(encoding="utf-8")):
-        if known["name"] == name and psutil.Process(known["pid"]).create_time() == known["start_time"]:
+        if known["name"] == name and is_same(known["pid"], known["start_time"]):
             return known["pid"]
     return None
 
