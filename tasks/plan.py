@@ -1,7 +1,6 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -13,9 +12,9 @@ from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
-from tasks.ledger import WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
+from tasks.shown import show_table
 from tasks.standing import rows_of
 from tasks.standing import standing as standing
 
@@ -48,8 +47,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
 
 def room() -> int:
     """How many more jobs may be under way on this installation."""
-    under_way = sum(1 for claim in open_ledger().live_claims() if claim.job_key != WATCH)
-    return max(0, settings().window - under_way)
+    return max(0, settings().window - len(open_ledger().live_claims()))
 
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)
@@ -79,7 +77,7 @@ def dispatch(row: PlanRow) -> str | None:
 
 @task(name="report-plan", cache_policy=NO_CACHE)
 def report_plan(rows: list[PlanRow], dispatched: list[str]) -> None:
-    """The plan as a table in the UI."""
+    """The plan as a table in the UI, where it has changed."""
     table = [
         {
             "release": str(row.release.ref),
@@ -90,4 +88,4 @@ def report_plan(rows: list[PlanRow], dispatched: list[str]) -> None:
         }
         for row in rows
     ]
-    create_table_artifact(table, key="watch-plan", description="Every release on record, and what is done about it")
+    show_table("watch-plan", table, "Every release on record, and what is done about it")
