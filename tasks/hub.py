@@ -47,7 +47,7 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
     with counted(family_name), _as_asked():
         listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
         states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
-        recall = Recall(family, states)
+        recall, noted = Recall(family, states), False
         for state in states:
             reason = recall.held.get(hold_key(state.ref))
             if recall.has(state) and not full_rescan:
@@ -55,12 +55,15 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
                 found = examine(family, state, now, rescan=full_rescan, memory=recall.memory(state))
                 _note(family, state, found, now)
+                noted = True
         rule = family.instruct.model_dump_json()
         ledger.record_watch(family_name, rule, now, {s.repo_id for s in states})  # only now: all of it was looked at
-    lift_moot(family, {state.repo_id: state for state in states})
-    for told in hold_vanished(family, listed):
+    recall = Recall(family, states) if noted else recall
+    lifted = lift_moot(family, {state.repo_id: state for state in states}, recall.held)
+    held = {key: reason for key, reason in recall.held.items() if key not in lifted}
+    for told in hold_vanished(family, listed, recall, held):
         get_run_logger().warning(told)
-    return ledger.releases(family_name)
+    return recall.releases
 
 
 def _note(family: Family, state: RepoState, found: Recognition, now: datetime) -> None:

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.admission import ruled
-from tasks.disk import lift_waits
+from tasks.disk import WAITS, lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, Job, run_name
@@ -23,9 +23,10 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
-    lift_waits()
     releases = ruled(family, releases)
     seen, look = ledger.glance(family_name), look_once(family)
+    if any(reason.startswith(WAITS) for reason in seen.holds.values()) and lift_waits():
+        seen = ledger.glance(family_name)
     rows: list[PlanRow] = []
     fresh: dict[Digest, Job] = {}
     for name, target in family.targets.items():
