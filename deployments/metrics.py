@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 STANDINGS = ("due", "running", "waiting", "held", "exhausted")
 WATCH_STATES = ("COMPLETED", "FAILED", "CRASHED")
 WATCH = "watch-hub"
-"""As ``tasks.ledger`` names the claim that keeps watches apart; said here again, since that one imports Prefect."""
+"""Of a ledger that an older version wrote: each of its watches was an attempt."""
 
 
 def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

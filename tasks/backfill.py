@@ -21,10 +21,10 @@ from tasks.domain.jobs import run_name
 from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import Look, build_job, look_up
-from tasks.ledger import WATCH, alone
 from tasks.plan import room
 from tasks.runs import HUB
 from tasks.standing import newest_served, rows_of, standing
+from tasks.turns import WATCH, alone
 
 POLL_SECONDS = 5.0
 SETTLED = ("published", "kept", "running", "waiting")

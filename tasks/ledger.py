@@ -15,13 +15,9 @@ from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
-from tasks.lost import give_back_ended
 from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
-
-WATCH = "watch-hub"
-"""The claim that keeps two watches apart."""
 
 
 class Held:
@@ -114,24 +110,6 @@ def lift_hold(key: str, reason: str = "by hand") -> list[Hold]:
     for hold in found:
         open_ledger().lift(hold.key, reason)
     return found
-
-
-@contextmanager
-def alone(name: str) -> Iterator[bool]:
-    """Whether we are the only run of ``name``; held until the block ends, or for one lease after a crash.
-
-    Not a deployment limit of Prefect's: one lost lease there crashes a healthy run (PrefectHQ/prefect#21064; seen here
-    on a watch of 20 s, prefect 3.9.1, on a busy machine).
-    """
-    ledger, owner = open_ledger(), own_name()
-    claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    if claim is None and give_back_ended(name):  # the run that had it crashed: do not wait for its lease
-        claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    try:
-        yield claim is not None
-    finally:
-        if claim is not None:
-            ledger.release(claim)
 
 
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)

@@ -64,6 +64,16 @@ class Claim(Noun):
     description: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class Turn(Noun):
+    """The right to act for a name until the lease ends, such as the watch's; no job, and so no attempt."""
+
+    name: str
+    number: int
+    """1 for the first turn, +1 for each later one."""
+    owner: str
+    lease_until: AwareDatetime
+
+
 class Attempt(Noun):
     """One claim of a job, as it was taken."""
 

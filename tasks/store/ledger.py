@@ -3,7 +3,7 @@
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
                 never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
-    what moves  claims.py, channels.py, serving.py, polls.py
+    what moves  claims.py, turns.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
 It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
@@ -25,12 +25,13 @@ from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.polls import Polls
 from tasks.store.serving import Serving
+from tasks.store.turns import Turns
 from tasks.store.views import Views
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving, Polls, Views):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Turns, Channels, Serving, Polls, Views):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

@@ -1,7 +1,7 @@
 """The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
-Only these move: claims, channels (the pointer), staged, instances, agents, polls. A test compares this file with what
-the migrations make, so change both.
+Only these move: claims, turns, channels (the pointer), staged, instances, agents, polls. A test compares this file
+with what the migrations make, so change both.
 """
 
 from datetime import UTC, datetime
@@ -242,6 +242,15 @@ claims = Table(
     Column("lease_until", Utc, nullable=False),
     Column("ended_at", Utc),
     Column("description", JSON, nullable=False),
+)
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("lease_until", Utc, nullable=False),
+    Column("ended_at", Utc),
 )
 channels = Table(
     "channels",

@@ -36,6 +36,7 @@ WRITES = {
         ("record_release", "record_repo_state", "record_watch", "record_poll", "record_job", "record_jobs", "claim"),
         RELEASE,
     ),
+    **dict.fromkeys(("take_turn", "end_turn"), RELEASE),
     **dict.fromkeys(("renew", "release", "record_fetched", "record_artifact", "want_staged", "unstage"), RELEASE),
     **dict.fromkeys(("record_evaluation", "record_verdict", "switch_channel", "record_job_end"), RELEASE),
     **dict.fromkeys(("acknowledge", "report_instances", "agent_heartbeat"), RELEASE),

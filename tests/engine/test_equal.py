@@ -101,9 +101,7 @@ def test_a_head_that_every_model_stores_is_a_tensor_like_any_other(place):
 
 def test_a_donor_that_does_not_say_that_its_head_is_tied_keeps_it(place):
     add(place.one, {HEAD: load_file(place.one / SINGLE)[ROWS].clone()})
-    place.refused(
-        CheckpointError, f"{HEAD} (24, 8) is in instruct but not in {place.two}", "tie_word_embeddings"
-    )
+    place.refused(CheckpointError, f"{HEAD} (24, 8) is in instruct but not in {place.two}", "tie_word_embeddings")
 
 
 def test_a_head_of_its_own_in_one_model_only_is_refused(place):
