@@ -45,6 +45,7 @@ WRITES = {
     "unstage_all": LOST,
     **dict.fromkeys(("expire_claims_of", "_upgrade"), START),
     "renew_staged": ONLY_IN_THE_STORE,
+    "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
 }
 VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
 MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")
