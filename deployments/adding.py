@@ -31,7 +31,7 @@ def add(
     open_catalog.cache_clear()
     if report["written"]:
         parent = {"parent": report["parent"]["says"]}
-        where = {"repo_id": found.ref.repo_id, "revision": found.ref.revision}
+        where: dict[str, Any] = {"repo_id": found.ref.repo_id, "revision": found.ref.revision}
         open_ledger().record_base_change(family, language, "added", **where, details=parent)
     running, targets = settings.family_names, settings.target_names
     if running and family not in running:

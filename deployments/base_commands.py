@@ -1,5 +1,6 @@
 """`empelt base update`, `retire`, `list`, `pack` and `unpack`: their arguments; what they do lies beside."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ def update(
     name: Name,
     repository: Annotated[
         str,
-        typer.Argument(metavar="[REPO[@REV]]", help="@REV for another revision; OWNER/NAME for a successor; else head."),
+        typer.Argument(metavar="[REPO[@REV]]", help="@REV: another revision; OWNER/NAME: a successor; else its head."),
     ] = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -69,4 +70,34 @@ def list_bases(
     show(found, as_json, as_text(found))
 
 
-COMMANDS = {"update": update, "retire": retire, "list": list_bases}
+def pack(name: Name, as_json: AsJson = False) -> None:
+    """Keep a tuned base as a lossless difference to its parent: measured, proven byte by byte, and read so by merges.
+
+    The whole files are removed only when every one of them came out of the pack again.
+
+    Exit codes: 0 packed, 2 refused, 3 it is in use; after 2 and 3 it is as it was.
+    """
+    from deployments.base_packing import as_text, pack_here
+
+    found = pack_here(settings(), name)
+    show(found, as_json, as_text(found))
+
+
+def unpack(name: Name, as_json: AsJson = False) -> None:
+    """Give a packed tuned base its files back, byte for byte. It is not packed again by itself.
+
+    Exit codes: 0 unpacked, 2 refused: it is not packed, or the pack is damaged.
+    """
+    from deployments.base_packing import as_text, unpack_here
+
+    found = unpack_here(settings(), name)
+    show(found, as_json, as_text(found))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "update": update,
+    "retire": retire,
+    "list": list_bases,
+    "pack": pack,
+    "unpack": unpack,
+}

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deployments.base_names import Named, every_base, state_on_record
+from deployments.base_names import Named, every_base
 from deployments.showing import human_bytes, table
 from tasks.doors import open_ledger, open_store
+from tasks.heads import on_record
 from tasks.settings import Settings
 from tasks.sources.cards import CARD, CARD_BYTES, parse_card
 from tasks.store.garbage import bytes_under
@@ -23,7 +24,7 @@ def read_bases(settings: Settings, only: str = "") -> dict[str, Any]:
 
 def _told(named: Named) -> dict[str, Any]:
     entry, ledger = named.entry, open_ledger()
-    revision, digest = state_on_record(entry)
+    revision, digest = on_record(entry)
     targets = {name: named.family.targets[name].channel for name in named.targets}
     live = {state.channel for state in ledger.channels()}
     parent = entry.parent or named.family.base
@@ -33,9 +34,7 @@ def _told(named: Named) -> dict[str, Any]:
         **{"state": "retired" if entry.retired else "in use", "retired": entry.retired, "pack": entry.pack},
         "parent": {"repo": parent.repo, "revision": parent.revision, "stated": entry.parent is not None},
         **_on_disk(digest),
-        "used_by": [
-            {"target": name, "channel": channel, "live": channel in live} for name, channel in targets.items()
-        ],
+        "used_by": [{"target": name, "channel": channel, "live": channel in live} for name, channel in targets.items()],
         "history": [
             one.model_dump(mode="json", exclude={"family", "language"})
             for one in ledger.base_changes(named.family.family, named.language)

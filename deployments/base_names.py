@@ -3,10 +3,8 @@
 from typing import NamedTuple
 
 from deployments.catalog_file import CatalogFile
-from tasks.domain.catalog import Family, Repository, TunedBase
+from tasks.domain.catalog import Family, TunedBase
 from tasks.domain.errors import InputError
-from tasks.domain.models import ModelRef
-from tasks.doors import open_ledger
 from tasks.settings import Settings
 
 
@@ -46,17 +44,6 @@ def every_base(settings: Settings) -> list[Named]:
     return [Named(file, family, code) for file, family in pairs for code in family.tuned_bases]
 
 
-def state_on_record(entry: Repository) -> tuple[str | None, str | None]:
-    """Revision and content digest of a catalog entry, by the ledger alone; None for what is not known there."""
-    ledger = open_ledger()
-    seen = ledger.repo_seen(entry.repo)
-    if seen is not None and entry.revision in (None, seen.revision):
-        return seen.revision, seen.content_digest
-    if entry.revision is None:
-        return None, None
-    return entry.revision, ledger.fetched(ModelRef(repo_id=entry.repo, revision=entry.revision))
-
-
 def find_base(settings: Settings, name: str) -> Named:
     """The tuned base called ``name``.
 
@@ -73,5 +60,3 @@ def find_base(settings: Settings, name: str) -> Named:
         raise InputError(f"{name!r} may be {' or '.join(one.name for one in found)}: name one of them")
     known = ", ".join(f"{one.name} ({one.entry.repo})" for one in bases)
     raise InputError(f"no tuned base is called {name!r}; expected FAMILY/LANGUAGE or OWNER/NAME. There are: {known}")
-
-

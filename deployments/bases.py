@@ -143,8 +143,8 @@ def _repository(file: CatalogFile, family: Family, entry: TunedBase | None, wish
     name_is_of_a_base(family, wish.language, repo)
     if entry is not None and entry.retired:
         raise InputError(
-            f"{file.path}: tuned_bases.{wish.language} was retired: {entry.retired}. Bring it, or a successor, back into "
-            f"use with `empelt base update {wish.family}/{wish.language} [OWNER/NAME]`"
+            f"{file.path}: tuned_bases.{wish.language} was retired: {entry.retired}. Bring it, or a successor, back "
+            f"into use with `empelt base update {wish.family}/{wish.language} [OWNER/NAME]`"
         )
     return repo
 

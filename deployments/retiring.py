@@ -36,7 +36,7 @@ def retire(settings: Settings, name: str, reason: str, *, dry_run: bool) -> dict
         raise InputError(f"{named.name} was retired before: {named.entry.retired}")
     named.file.state(named.language, retired=reason)
     named.file.check(settings.family_names)
-    told = {
+    told: dict[str, Any] = {
         **{"name": named.name, "family": named.family.family, "language": named.language, "repo": named.entry.repo},
         **{"revision": named.entry.revision, "reason": reason, "targets": named.targets, "live": _live(named)},
         **{"under_way": _under_way(named), "ended": [], "file": str(named.file.path), "changes": named.file.changes},
@@ -50,7 +50,7 @@ def retire(settings: Settings, name: str, reason: str, *, dry_run: bool) -> dict
     for target in named.targets if family else []:
         if family is not None and target in family.targets:  # not all may run here (EMPELT_TARGETS)
             told["ended"] += end_retired(family, target)
-    where = {"repo_id": named.entry.repo, "revision": named.entry.revision}
+    where: dict[str, Any] = {"repo_id": named.entry.repo, "revision": named.entry.revision}
     details = {"reason": reason, "ended": told["ended"]}
     ledger.record_base_change(named.family.family, named.language, "retired", **where, details=details)
     told["forms"] = refresh(settings)

@@ -8,12 +8,13 @@ live; nothing older. What was before stays on record.
 from typing import Any
 
 from deployments.adding import due_as_text, due_rows, refresh
-from deployments.base_names import Named, find_base, state_on_record
+from deployments.base_names import Named, find_base
 from deployments.bases import look_over, name_is_of_a_base
 from deployments.showing import human_bytes
 from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.models import ModelRef
 from tasks.doors import open_catalog, open_ledger, open_source
+from tasks.heads import on_record
 from tasks.settings import Settings
 from tasks.sources.digest import remote_digest
 
@@ -36,13 +37,13 @@ def update(settings: Settings, name: str, repository: str, *, dry_run: bool) -> 
     problems: list[str] = []
     report, proven = look_over(named.family, named.language, ref, was.parent, problems)
     if problems or report is None or proven is None:
-        told = f"{ref} does not take the place of the tuned base {named.name}; nothing was written"
-        raise InputError(told, problems=dict.fromkeys(problems))
+        refused = f"{ref} does not take the place of the tuned base {named.name}; nothing was written"
+        raise InputError(refused, problems=dict.fromkeys(problems))
     digest, before = remote_digest(open_source(), ref)[0], _digest_before(named)
     values = {"repo": ref.repo_id, "revision": ref.revision} | ({"retired": ""} if was.retired else {})
     named.file.state(named.language, **values)
     named.file.check(settings.family_names)
-    told = {
+    told: dict[str, Any] = {
         **{"name": named.name, "family": named.family.family, "language": named.language, "repo": ref.repo_id},
         **{"revision": ref.revision, "digest": digest, "digest_before": before, "parent": proven.as_json()},
         "was": {"repo": was.repo, "revision": was.revision, "retired": was.retired},
@@ -56,7 +57,7 @@ def update(settings: Settings, name: str, repository: str, *, dry_run: bool) -> 
     told["written"] = named.file.save()
     open_catalog.cache_clear()
     details = {"was": told["was"], "digest_before": before, "parent": proven.says}
-    where = {"repo_id": ref.repo_id, "revision": ref.revision, "digest": digest}
+    where: dict[str, Any] = {"repo_id": ref.repo_id, "revision": ref.revision, "digest": digest}
     open_ledger().record_base_change(named.family.family, named.language, "updated", **where, details=details)
     runs = named.family.family in open_catalog().families
     told["due"] = due_rows(named.family.family, _running(named)) if runs else []
@@ -85,7 +86,7 @@ def _meant(named: Named, repository: str) -> ModelRef:
 
 def _digest_before(named: Named) -> str | None:
     """Content digest of the state that is in use, as far as it is known or can still be read."""
-    was, (_, digest) = named.entry, state_on_record(named.entry)
+    was, (_, digest) = named.entry, on_record(named.entry)
     if digest is not None or was.revision is None:
         return digest
     try:
@@ -109,5 +110,3 @@ def as_text(report: dict[str, Any]) -> str:
         lines += ["", report["changes"], ""]
     lines.append(f"{'wrote' if report['written'] else 'would write'} {report['file']}")
     return "\n".join([*lines, *due_as_text(report)])
-
-

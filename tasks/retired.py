@@ -53,6 +53,6 @@ def end_retired(family: Family, target: str) -> list[str]:
 def _told(family: Family, code: str) -> str:
     tuned = family.tuned_bases[code]
     return (
-        f"the tuned base {code!r} of {family.family}, {tuned.repo}, was retired: {tuned.retired}. A successor takes its "
-        f"place by `empelt base update {family.family}/{code} OWNER/NAME`"
+        f"the tuned base {code!r} of {family.family}, {tuned.repo}, was retired: {tuned.retired}. A successor takes "
+        f"its place by `empelt base update {family.family}/{code} OWNER/NAME`"
     )

@@ -8,8 +8,9 @@ from prefect.runtime import flow_run
 
 from tasks.domain.models import Digest, ModelRef
 from tasks.domain.records import Wanted
-from tasks.doors import open_endpoint, open_store
+from tasks.doors import open_endpoint
 from tasks.endpoints.protocol import Ready
+from tasks.packing import unpack_artifact
 from tasks.settings import settings
 
 REFERENCE = "reference"
@@ -19,7 +20,7 @@ REFERENCE = "reference"
 @contextmanager
 def staged(family: str, digest: Digest, channel: str, release: ModelRef | None) -> Iterator[Ready]:
     """An artifact, up and answering beside whatever is live, for as long as the block lasts."""
-    endpoint, artifact = open_endpoint(family), open_store().get(digest)
+    endpoint, artifact = open_endpoint(family), unpack_artifact(digest)
     owner = f"run:{flow_run.get_id() or 'by hand'}"
     lease = float(settings().lease_seconds)
 

@@ -34,9 +34,9 @@ class TunedBase(Repository):
     parent: Repository | None = None
     """What it was trained from; the family's base if not stated. Its delta is taken against this."""
     retired: str = ""
-    """Why no new merge is made of it; empty while it is in use. Its entry stays, for what was made of it is on record."""
+    """Why no new merge is made of it; empty while it is in use. The entry stays: what was made of it is on record."""
     pack: Literal["auto", "never"] = "never"
-    """``auto``: kept as a lossless delta to its parent once it is in the store, by the nightly collection of garbage."""
+    """``auto``: kept as a lossless delta to its parent, from the first nightly collection of garbage on."""
 
 
 class InstructRule(Noun):

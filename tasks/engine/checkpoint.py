@@ -52,7 +52,9 @@ class Checkpoint:
         if is_packed(path):
             raw = sorted(file.name for file in path.glob("*.safetensors"))
             if raw:
-                raise CheckpointError(f"{path}: has both {PACK} and {', '.join(raw)}; which is the model? Remove the other")
+                raise CheckpointError(
+                    f"{path}: has both {PACK} and {', '.join(raw)}; which is the model? Remove the other"
+                )
             tensors = packed_tensors(path, lambda parent: cls.open(parent).tensors)
         elif (path / INDEX).is_file():
             tensors = _sharded(path)

@@ -36,7 +36,7 @@ class BaseFacts(Database):
             details: what else should be remembered, as JSON: the state before, the distances, the ratio.
         """
         with self._write() as connection:
-            values = {"family": family, "language": language, "change": change, "repo_id": repo_id}
+            values: dict[str, Any] = {"family": family, "language": language, "change": change, "repo_id": repo_id}
             values |= {"revision": revision, "digest": digest, "details": dict(details or {})}
             connection.execute(insert(base_changes).values(**values, at=self._now(connection)))
 

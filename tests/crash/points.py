@@ -29,7 +29,7 @@ TASKS = {
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
     "choose-previous": ROLLBACK,
-    "collect": COLLECT,
+    **dict.fromkeys(("pack-bases", "collect"), COLLECT),
 }
 WRITES = {
     **dict.fromkeys(

@@ -179,7 +179,7 @@ def test_the_licences_of_a_family_hold_for_its_tuned_bases(installation: Setting
     assert watch() == {}
     (hold,) = open_ledger().holds(["target:llama-tiny/eu"])
     assert hold.reason.startswith("licence: tuned bases of eu: the family allows mpl-2.0")
-    with pytest.raises(ModelRefused, match="states cc-by-nc-4.0"):
+    with pytest.raises(ModelRefused, match=r"states cc-by-nc-4\.0"):
         open_job.fn("llama-tiny", f"{LAB}/llama-tiny-instruct-v2", "eu")
     assert {fact.job.lineage.digest_of("tuned:eu") for fact in open_ledger().jobs()} == {
         job_of(before.job_key).lineage.digest_of("tuned:eu")

@@ -1,7 +1,7 @@
 """``python -m tasks.engine.packs pack FOLDER PARENT OUT DIGEST`` or ``unpack FOLDER OUT``, in a process of its own.
 
-stdout has one JSON object per line, told apart by ``event``: progress (at most ten a second), then report or error. Exit
-code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left of OUT after these two.
+stdout has one JSON object per line, told apart by ``event``: progress (at most ten a second), then report or error.
+Exit code 0: done. 2: refused. 130 or 143: interrupted. Nothing is left of OUT after these two.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Pack or unpack; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.engine.packs", description="Pack a checkpoint, or unpack it.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.engine.packs", description="Pack a checkpoint.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing, unpacking = verbs.add_parser("pack"), verbs.add_parser("unpack")
     for one in (packing, unpacking):

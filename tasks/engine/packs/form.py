@@ -99,20 +99,24 @@ def read_head(path: Path) -> Head:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size < len(MAGIC) + _TAIL.size:
-                raise CorruptShard(f"{path}: {size} bytes, expected at least {len(MAGIC) + _TAIL.size}; unpacked anew?")
+                raise CorruptShard(f"{path}: {size} bytes, expected at least {len(MAGIC) + _TAIL.size}; it was cut")
             file.seek(0)
             begins = file.read(len(MAGIC))
             file.seek(size - _TAIL.size)
             length, digest, ends = _TAIL.unpack(file.read(_TAIL.size))
             if begins != MAGIC or ends != MAGIC or length > size - len(MAGIC) - _TAIL.size:
-                raise CorruptShard(f"{path}: cut, or no pack: it begins {begins!r} and ends {ends!r}, expected {MAGIC!r}")
+                raise CorruptShard(
+                    f"{path}: cut, or no pack: it begins {begins!r} and ends {ends!r}, expected {MAGIC!r}"
+                )
             place = size - _TAIL.size - length
             file.seek(place)
             packed = file.read(length)
     except OSError as error:
         raise CorruptShard(f"{path}: cannot be read: {error.strerror or error}") from error
     if (found := hashlib.sha256(packed).digest()) != digest:
-        raise CorruptShard(f"{path}: its head is damaged: sha256 {found.hex()}, expected {digest.hex()}; fetch it again")
+        raise CorruptShard(
+            f"{path}: its head is damaged: sha256 {found.hex()}, expected {digest.hex()}; fetch it again"
+        )
     try:
         return _parsed(path, _expanded(packed), place)
     except (KeyError, TypeError, ValueError, zstandard.ZstdError) as error:

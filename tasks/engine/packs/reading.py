@@ -90,7 +90,9 @@ def _problem(spec: TensorSpec, kept: PackedTensor | None, parent: TensorSpec | N
     if kept.common and parent is None:
         return "the parent has no such tensor; it is not the one that this was packed against"
     if kept.common and parent is not None and (parent.dtype != spec.dtype or parent.elements < kept.common):
-        return f"the parent has {parent.dtype} {parent.shape}, expected {spec.dtype} with {kept.common} elements or more"
+        return (
+            f"the parent has {parent.dtype} {parent.shape}, expected {spec.dtype} with {kept.common} elements or more"
+        )
     return ""
 
 
@@ -133,16 +135,20 @@ class _Expansion:
         files.fill(TensorSpec(spec.name, "U8", packed.shape, self._path, frame.begin, frame.end), 0, packed)
         where = f"{self._path}: {spec.name}: frame {number}, elements {frame.first} to {frame.stop}"
         planes = np.frombuffer(decompressed(packed.data, count * spec.item_bytes, where), np.uint8)
+        parent_shard: Path | None = None
         if frame.first < self._kept.common:
             assert self._parent is not None, "checked when it was opened"
+            parent_shard = self._parent.shard
             parent = np.empty(count, out.dtype)
             files.fill(self._parent, frame.first, parent)
             join(self._kept.codec, planes, parent, out)
         else:
             join("planes", planes, None, out)
         if (found := zlib.crc32(out.data)) != frame.crc:
-            beside = f" or its parent {self._parent.shard} is not as it was" if frame.first < self._kept.common else ""
-            raise CorruptShard(f"{where}: CRC-32 {found:08x} comes out, expected {frame.crc:08x}: it is damaged,{beside}")
+            beside = f", or its parent {parent_shard} is not as it was" if parent_shard else ""
+            raise CorruptShard(
+                f"{where}: is damaged{beside}: CRC-32 {found:08x} comes out of it, expected {frame.crc:08x}"
+            )
 
 
 _LAST = threading.local()

@@ -1,4 +1,4 @@
-"""Pack a checkpoint against its parent, and give it back. A pack is kept only if every original byte comes out of it."""
+"""Pack a checkpoint against its parent, and give it back. A pack is kept only if every byte comes out of it again."""
 
 import hashlib
 import os
@@ -29,7 +29,8 @@ LEVEL = 1
 """Of zstandard. Level 3 takes twice as long for 0 to 1 % less: there is hardly anything but frequencies to be found."""
 OnBytes = Callable[[int, int], None]
 """Told of bytes done and of all bytes, from the calling thread."""
-_One, _Made = TypeVar("_One"), TypeVar("_Made")
+_One = TypeVar("_One")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def unpack(folder: Path, out: Path, *, on_bytes: OnBytes | None = None, threads:
     except OSError as error:
         raise WriteError(f"{out}: cannot be made: {error.strerror}; name a folder that does not exist yet") from error
     try:
-        with _told_of_room(out):
+        with _ToldOfRoom(out):
             _copy_beside(folder, out, head)
             return _expand(head, specs, on_bytes or (lambda done, total: None), threads, out)
     except BaseException:
@@ -114,7 +115,7 @@ def unpack(folder: Path, out: Path, *, on_bytes: OnBytes | None = None, threads:
         raise
 
 
-class _told_of_room:  # noqa: N801  # used as a statement
+class _ToldOfRoom:
     """A full disk as `DiskFull`, any other refusal of the system as `WriteError`."""
 
     def __init__(self, out: Path) -> None:
@@ -135,7 +136,7 @@ def _pack_into(
     began = time.monotonic()
     shards = sorted({spec.shard for spec in child.tensors.values()})
     raw_bytes = sum(shard.stat().st_size for shard in shards)
-    with _told_of_room(out):
+    with _ToldOfRoom(out):
         files = _originals(child, shards, out)
         frames: dict[str, list[Frame]] = {name: [] for name in child.tensors}
         with (out / PACK).open("xb") as file, ShardFiles() as opened:
@@ -153,10 +154,9 @@ def _pack_into(
         (out / PARENT).write_text(os.path.relpath(origin.path.absolute(), out.absolute()) + "\n", encoding="utf-8")
         packed_at = time.monotonic()
         again = read_head(out / PACK)  # from the disk, as any later reader will
-        _expand(again, specs_of(out / PACK, again, origin.tensors), lambda n, _: on_bytes(raw_bytes + n, 2 * raw_bytes), threads)
-    return PackReport(
-        raw_bytes, (out / PACK).stat().st_size, packed_at - began, time.monotonic() - packed_at
-    )
+        specs = specs_of(out / PACK, again, origin.tensors)
+        _expand(again, specs, lambda proven, _: on_bytes(raw_bytes + proven, 2 * raw_bytes), threads)
+    return PackReport(raw_bytes, (out / PACK).stat().st_size, packed_at - began, time.monotonic() - packed_at)
 
 
 def _originals(child: Checkpoint, shards: list[Path], out: Path) -> tuple[PackedFile, ...]:
@@ -209,7 +209,8 @@ def _packer(opened: ShardFiles) -> Callable[[_Piece], tuple[_Piece, bytes, int]]
         ours = _bits(opened, piece.spec, piece.first, piece.stop)
         parent = None if piece.parent is None else _bits(opened, piece.parent, piece.first, piece.stop)
         planes = split("planes" if parent is None else codec_of(piece.spec.dtype), ours, parent)
-        return piece, zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(planes.data), zlib.crc32(ours.data)
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        return piece, compressor.compress(planes.data), zlib.crc32(ours.data)
 
     return packed
 
