@@ -4,7 +4,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.admission import ruled
+from tasks.admission import check_licences, ruled
 from tasks.disk import WAITS, lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
@@ -12,6 +12,7 @@ from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
+from tasks.retired import end_retired
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
 from tasks.shown import show_table
@@ -33,14 +34,18 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
         key = f"target:{family_name}/{name}"
         try:
             keys = job_keys(family, name, releases, look)
+            new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
+            made = {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
+            if made:  # else its models are those of jobs on record, whose licences were looked at
+                check_licences(family, next(iter(made.values())).lineage)
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
+            end_retired(family, name)
             continue
         if key in seen.holds:
-            ledger.release_hold(key, "its models are there again")
-        new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
-        fresh |= {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
+            ledger.release_hold(key, "its models are there again, and allowed")
+        fresh |= made
         rows += rows_of(family_name, name, target.channel, releases, keys, seen)
     ledger.record_jobs(fresh)
     return rows

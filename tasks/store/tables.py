@@ -160,6 +160,19 @@ holds = Table(
     Column("reason", String, nullable=False),
     Column("at", Utc, nullable=False),
 )
+base_changes = Table(
+    "base_changes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("family", String, nullable=False, index=True),
+    Column("language", String, nullable=False),
+    Column("change", String, nullable=False),
+    Column("repo_id", String, nullable=False),
+    Column("revision", String),
+    Column("digest", String),
+    Column("details", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 attempts = Table(
     "attempts",
     metadata,
@@ -227,7 +240,7 @@ acknowledgements = Table(
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
-    *("jobs", "approvals", "acknowledgements", "watches"),
+    *("jobs", "approvals", "acknowledgements", "watches", "base_changes"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

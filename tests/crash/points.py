@@ -29,7 +29,7 @@ TASKS = {
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
     "choose-previous": ROLLBACK,
-    "collect": COLLECT,
+    **dict.fromkeys(("pack-bases", "collect"), COLLECT),
 }
 WRITES = {
     **dict.fromkeys(
@@ -46,6 +46,7 @@ WRITES = {
     "unstage_all": LOST,
     **dict.fromkeys(("expire_claims_of", "_upgrade"), START),
     "renew_staged": ONLY_IN_THE_STORE,
+    "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
 }
 VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
 MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")

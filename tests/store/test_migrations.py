@@ -83,6 +83,10 @@ def rows(samples) -> dict[str, dict]:
             **{"flow_run_id": "run", "at": AT},
         },
         "holds": {"id": 7, "key": "release:lab/x@1", "held": True, "reason": "gated: ñ", "at": AT},
+        "base_changes": {
+            **{"id": 7, "family": "tiny", "language": "eu", "change": "updated", **REF, "digest": KEY},
+            **{"details": {"was": {"revision": "d" * 40}}, "at": AT},
+        },
         "attempts": {"fence": 41, "job_key": job.key, "attempt": 3, "owner": "run:x", "at": AT},
         "promotions": {
             **{"channel": "eu", "generation": 1, "artifact_digest": KEY, "previous_digest": None, **REF, **named},
