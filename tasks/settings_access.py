@@ -19,6 +19,13 @@ class Access(Layered):
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
     hub_token_file: Path | None = None
+    publish_endpoint: str = "https://huggingface.co"
+    """The Hub that targets with `publish_to` are published to; another one may have a path prefix."""
+    publish_token: SecretStr | None = None
+    """Write token. Only ever sent to ``publish_endpoint``."""
+    publish_token_file: Path | None = None
+    publish_xet: bool = False
+    """Whether uploads go by Xet: only huggingface.co takes it; without it they go by plain LFS, which every Hub takes."""
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
     prefect_host: str = "127.0.0.1"

@@ -1,7 +1,7 @@
 """The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
 
-    facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds): appended,
-                never changed
+    facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds),
+                publications.py (what stands on a Hub): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
@@ -24,12 +24,13 @@ from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.polls import Polls
+from tasks.store.publications import PublicationFacts
 from tasks.store.serving import Serving
 
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, Glances, Claims, Channels, Serving, Polls):
+class Ledger(ModelFacts, JobFacts, JudgementFacts, PublicationFacts, Glances, Claims, Channels, Serving, Polls):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

@@ -44,7 +44,7 @@ WRITES = {
     "lift": BY_HAND,
     "unstage_all": LOST,
     **dict.fromkeys(("expire_claims_of", "_upgrade"), START),
-    "renew_staged": ONLY_IN_THE_STORE,
+    **dict.fromkeys(("renew_staged", "record_publication"), ONLY_IN_THE_STORE),
 }
 VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
 MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")

@@ -84,6 +84,7 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "unstage": (staged, lambda ledger, _: ledger.unstage(make.digest("a"), "eu", "run:1")),
     "unstage_all": (staged, lambda ledger, _: ledger.unstage_all("run:1")),
     "report_instances": (nothing, lambda ledger, _: ledger.report_instances([STATUS])),
+    "record_publication": (nothing, lambda ledger, _: ledger.record_publication(make.publication())),
     "agent_heartbeat": (nothing, lambda ledger, _: ledger.agent_heartbeat(NOW)),
 }
 ELSEWHERE = {
