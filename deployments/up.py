@@ -238,7 +238,11 @@ def workers(environment: Mapping[str, str]) -> list[Child]:
     mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
     return [
         Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
-        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], mine),
+        Child(
+            "worker-gpu",
+            [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"],
+            withheld(mine, "publish_token"),
+        ),
     ]
 
 

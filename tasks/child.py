@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def run_child(
     deadline_seconds: float,
     silence_seconds: float | None = None,
     records: Path | None = None,
+    secrets: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Event:
     """Run ``python -m module arguments`` and return its last event.
@@ -48,6 +49,7 @@ def run_child(
         deadline_seconds: after which it is ended, whatever it says.
         silence_seconds: ended as well after saying nothing for so long; None: it may be silent until the deadline.
         records: folder in which it is written down while it runs, for ``tasks.processes.end_orphans``.
+        secrets: variables that this child alone gets: never an argument, since those are open to every user.
         on_event: called with each event.
 
     Raises:
@@ -59,7 +61,11 @@ def run_child(
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONUNBUFFERED": "1"}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, MARK: mark}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, **(secrets or {}), MARK: mark},
     )
     guard = Guard(process, mark, deadline_seconds, silence_seconds, grace_seconds=GRACE_SECONDS)
     said: list[str] = []

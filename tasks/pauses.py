@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from tasks.domain.due import PlanRow
+from tasks.domain.models import Digest
 from tasks.doors import open_ledger
 from tasks.settings import settings
 
@@ -12,9 +13,14 @@ SLOWER = 4
 
 def not_before(row: PlanRow) -> datetime | None:
     """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
+    return rests_until(row.job_key)
+
+
+def rests_until(job_key: Digest) -> datetime | None:
+    """The same for whatever else is claimed and tried again."""
     ledger = open_ledger()
-    since = ledger.lifted_at(row.job_key)
-    made = [one.at for one in ledger.attempts_of(row.job_key) if since is None or one.at > since]
+    since = ledger.lifted_at(job_key)
+    made = [one.at for one in ledger.attempts_of(job_key) if since is None or one.at > since]
     if not made:
         return None
     return made[-1] + timedelta(seconds=settings().retry_seconds * SLOWER ** (len(made) - 1))

@@ -13,7 +13,7 @@ from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
-from tasks.ledger import WATCH
+from tasks.ledger import UPLOAD, WATCH
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
 from tasks.standing import rows_of
@@ -48,7 +48,9 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
 
 def room() -> int:
     """How many more jobs may be under way on this installation."""
-    under_way = sum(1 for claim in open_ledger().live_claims() if claim.job_key != WATCH)
+    under_way = sum(
+        1 for claim in open_ledger().live_claims() if claim.job_key != WATCH and claim.description.get("kind") != UPLOAD
+    )
     return max(0, settings().window - under_way)
 
 

@@ -25,7 +25,7 @@ class Access(Layered):
     """Write token. Only ever sent to ``publish_endpoint``."""
     publish_token_file: Path | None = None
     publish_xet: bool = False
-    """Whether uploads go by Xet: only huggingface.co takes it; without it they go by plain LFS, which every Hub takes."""
+    """Whether uploads go by Xet, which only huggingface.co takes; else they go by plain LFS, which every Hub takes."""
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
     prefect_host: str = "127.0.0.1"

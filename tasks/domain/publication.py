@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, ValidationError
 
+from tasks.domain.keys import merge_key
 from tasks.domain.licences import APART, Ancestor, Inherited, inherit, rules, titled
-from tasks.domain.lineage import fingerprint, matters
+from tasks.domain.lineage import Lineage, fingerprint, matters
 from tasks.domain.models import Digest, FileDigest, Noun, RepoId, Revision
 
 MARKER = "empelt.json"
@@ -60,6 +61,35 @@ def read_marker(content: bytes) -> Marker | None:
         return None
 
 
+class Upload(Noun):
+    """What is to be published: the artifact that a channel serves, and where to."""
+
+    family: str
+    target: str
+    digest: Digest
+    lineage: Lineage
+    endpoint: str
+    repo_id: RepoId
+    private: bool
+    accept: tuple[str, ...]
+
+    @property
+    def merge_key(self) -> Digest:
+        """Of the artifact; its beginning is the tag."""
+        return merge_key(self.lineage)
+
+    @property
+    def key(self) -> Digest:
+        """Names this work: what its claim, attempts and hold are kept under."""
+        place = {"endpoint": self.endpoint, "repo_id": self.repo_id}
+        return fingerprint(kind="publication", merge=self.merge_key, artifact=self.digest, **place)
+
+    @property
+    def name(self) -> str:
+        """``llama-tiny-instruct-v2 x eu to acme/llama-tiny-eu``."""
+        return f"{self.lineage.ref_of('instruct').slug} x {self.target} to {self.repo_id}"
+
+
 class Published(NamedTuple):
     """How one publication went."""
 
@@ -94,11 +124,6 @@ class Publication(Noun):
     def url(self) -> str:
         """Where a person reads it."""
         return f"{self.endpoint}/{self.repo_id}/tree/{self.tag}"
-
-
-def publication_key(*, endpoint: str, repo_id: str, merge: Digest, artifact: Digest) -> Digest:
-    """Names the work of one publication: what a claim, its attempts and a hold are kept under."""
-    return fingerprint(kind="publication", endpoint=endpoint, repo_id=repo_id, merge=merge, artifact=artifact)
 
 
 def objections(repo_id: str, ancestors: list[Ancestor], accepted: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """One repository of a Hub: what stands in it, and the three calls that change it, with an explicit token.
 
-What is read is read by ``HubSource``. Calls that the client makes once are repeated here a few times; those of an upload
-(asking how, the bytes, the commit) it repeats itself, five times, after as long as the Hub asks for.
+What is read is read by ``HubSource``. Calls that the client makes once are repeated here a few times; those of an
+upload (asking how, the bytes, the commit) it repeats itself, five times, after as long as the Hub asks for.
 """
 
 import json
