@@ -5,6 +5,7 @@ from tasks.domain.catalog import Family
 from tasks.domain.due import PlanRow
 from tasks.domain.models import Release
 from tasks.domain.overview import JobView
+from tasks.domain.publication import Publication
 from tasks.domain.records import Hold, JobFact
 from tasks.domain.verdict import Verdict
 from tasks.doors import open_ledger
@@ -59,12 +60,19 @@ def _view(fact: JobFact, row: PlanRow, languages: tuple[str, ...], runs: dict[st
         run=runs.get(fact.job_key) or (end.flow_run_id if end else None),
         times=ledger.stage_times(fact.job),
         languages=languages,
+        published=tuple(ledger.publications(made.artifact_digest)) if made else (),
     )
 
 
 def holds_of(family: Family) -> list[Hold]:
     """Holds on releases of the family and on its targets, as people read their keys."""
     return [hold for hold in open_ledger().holds() if _concerns(hold.key, family)]
+
+
+def published_of(family: Family) -> list[Publication]:
+    """What stands on a Hub of what the family's channels serve now."""
+    states = [open_ledger().channel(target.channel) for target in family.targets.values()]
+    return [one for state in states if state for one in open_ledger().publications(state.artifact_digest)]
 
 
 def _concerns(key: str, family: Family) -> bool:
