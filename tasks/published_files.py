@@ -40,7 +40,9 @@ def carry_out(upload: Upload, flow_run_id: str | None = None) -> Publication:
     with laid_out(artifact, described(upload, artifact)) as folder:
         asked = upload.model_dump(include={"endpoint", "repo_id", "private"})
         request = folder.parent / "request.json"
-        request.write_text(json.dumps({**asked, "folder": str(folder), "xet": settings().publish_xet}))
+        key = settings().publish_signing_key
+        asked |= {"folder": str(folder), "xet": settings().publish_xet, "signing_key": str(key) if key else None}
+        request.write_text(json.dumps(asked))
         report = run_child(
             "tasks.publishing",
             [str(request)],

@@ -26,6 +26,8 @@ class Access(Layered):
     publish_token_file: Path | None = None
     publish_xet: bool = False
     """Whether uploads go by Xet, which only huggingface.co takes; else they go by plain LFS, which every Hub takes."""
+    publish_signing_key: Path | None = None
+    """EC private key in PEM, by its path: each publication is signed, all its files together. Needs empelt[signing]."""
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
     prefect_host: str = "127.0.0.1"
@@ -46,6 +48,11 @@ class Access(Layered):
     """Where /metrics answers; 0 is nowhere."""
     log_format: Literal["text", "json"] = "text"
     """Of our own processes and of flow runs; ``json`` is one object per line."""
+
+    @field_validator("publish_signing_key", mode="after")
+    @classmethod
+    def _absolute_key(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path.cwd() / value.expanduser()
 
     @field_validator("prefect_auth", mode="after")
     @classmethod

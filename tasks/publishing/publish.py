@@ -10,6 +10,7 @@ written: a repository that is not ours or is of another target, and the same key
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.domain.errors import HubUnavailable, ModelRefused
@@ -23,7 +24,14 @@ LOOKS = 12
 """Four are enough; each time that somebody else commits in between costs one more."""
 
 
-def publish(remote: Repository, folder: Path, marker: Marker, *, private: bool = True) -> Published:
+def publish(
+    remote: Repository,
+    folder: Path,
+    marker: Marker,
+    *,
+    private: bool = True,
+    complete: Callable[[Path], None] = lambda _: None,
+) -> Published:
     """Bring the files of ``folder`` into ``remote`` as one commit with one tag, or adopt them there.
 
     Args:
@@ -31,6 +39,7 @@ def publish(remote: Repository, folder: Path, marker: Marker, *, private: bool =
         folder: the files as they will stand there, ``empelt.json`` among them.
         marker: what ``empelt.json`` says.
         private: whether a repository that is made here is private; one that is there stays what it is.
+        complete: puts what is still missing into the folder; called only where files are to be sent.
 
     Raises:
         ModelRefused: the repository is not ours, or holds other bytes under this key; both digests are told.
@@ -54,6 +63,7 @@ def publish(remote: Repository, folder: Path, marker: Marker, *, private: bool =
             how = "tagged" if how == "adopted" else how
             continue
         _check_ours(remote, state, marker)
+        complete(folder)
         try:
             _commit(remote, state, folder, marker)
         except Moved:
