@@ -17,7 +17,6 @@ from tasks.domain.models import Digest, FileDigest, Noun, RepoId, Revision
 MARKER = "empelt.json"
 TAG_DIGITS = 12
 """Of a merge key in its tag; the whole key is in the marker."""
-MARKER_FORMAT = 1
 How = Literal["uploaded", "tagged", "adopted"]
 """What was still to do: all of it; only the tag, after a crash before it; nothing, since the tag was there."""
 
@@ -25,7 +24,7 @@ How = Literal["uploaded", "tagged", "adopted"]
 class Marker(Noun):
     """What ``empelt.json`` says: that a repository is ours, for which target, and what its head holds."""
 
-    format: Literal[1] = MARKER_FORMAT
+    format: Literal[1] = 1
     family: str
     target: str
     merge_key: Digest

@@ -25,7 +25,7 @@ def sign(folder: Path, key: Path) -> None:
         from model_signing import hashing, signing
     except ImportError as error:
         raise InputError(
-            "EMPELT_PUBLISH_SIGNING_KEY is set, and the package model-signing is not installed: install "
+            f"EMPELT_PUBLISH_SIGNING_KEY is set, and the package model-signing is not whole ({error}): install "
             "empelt[signing], or unset it"
         ) from error
     target = folder / SIGNATURE

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 
 from tests.publishing.conftest import TOKEN, Publisher
 
-INSTALLED = importlib.util.find_spec("model_signing") is not None
+INSTALLED = all(importlib.util.find_spec(name) for name in ("model_signing", "OpenSSL"))
 # It is an extra (empelt[signing]): it brings some forty packages that nothing else of ours needs.
 signed = pytest.mark.skipif(not INSTALLED, reason="model-signing is not installed (pip install empelt[signing])")
 
