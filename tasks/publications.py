@@ -5,7 +5,7 @@ import math
 from tasks.domain.card import Measured
 from tasks.domain.errors import InputError
 from tasks.domain.evidence import behind, interval
-from tasks.domain.models import Digest
+from tasks.domain.models import Digest, Score
 from tasks.domain.publication import Upload
 from tasks.domain.verdict import Verdict
 from tasks.doors import open_catalog, open_ledger
@@ -72,7 +72,9 @@ def passed(upload: Upload) -> Verdict | None:
 def scores(upload: Upload, verdict: Verdict) -> list[Measured]:
     """The scores that the verdict was made from, with 95 % intervals; what is not on record any more is left out."""
     found = behind(open_ledger().evaluations_of(upload.digest), verdict, "candidate")
-    by_name = {(score.benchmark, score.metric): score for score in found.scores} if found else {}
+    by_name: dict[tuple[str, str], Score] = (
+        {(score.benchmark, score.metric): score for score in found.scores} if found else {}
+    )
     measured = []
     for row in verdict.rows:
         score = by_name.get((row.benchmark, row.metric))

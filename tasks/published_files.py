@@ -90,8 +90,17 @@ def described(upload: Upload, artifact: Artifact) -> dict[str, str]:
     except ValueError:  # of another version of ours
         card = published_card(made[CARD], measured=measured, gate=verdict.gate, files=files, **named)
     name = upload.repo_id.partition("/")[2]
-    parts = {"ancestors": ancestors, "measured": measured, "files": files}
-    texts = {CARD: card, BOM: bill(upload.lineage, name=name, found=found, **named, **parts)}
+    made_of = bill(
+        upload.lineage,
+        name=name,
+        artifact=upload.digest,
+        merge=upload.merge_key,
+        found=found,
+        ancestors=ancestors,
+        measured=measured,
+        files=files,
+    )
+    texts = {CARD: card, BOM: made_of}
     texts |= {LICENCE_FILE: own[LICENCE_FILE] or made[LICENCE_FILE]} if LICENCE_FILE in made else {}
     told = notice(found, own[NOTICE])
     texts |= {NOTICE: told} if told else {}

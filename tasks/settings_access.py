@@ -49,10 +49,10 @@ class Access(Layered):
     log_format: Literal["text", "json"] = "text"
     """Of our own processes and of flow runs; ``json`` is one object per line."""
 
-    @field_validator("publish_signing_key", mode="after")
+    @field_validator("publish_signing_key", mode="before")
     @classmethod
-    def _absolute_key(cls, value: Path | None) -> Path | None:
-        return None if value is None else Path.cwd() / value.expanduser()
+    def _absolute_key(cls, value: Path | str | None) -> Path | None:
+        return Path.cwd() / Path(value).expanduser() if value else None  # "" is none, as an installation remembers it
 
     @field_validator("prefect_auth", mode="after")
     @classmethod

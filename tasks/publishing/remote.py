@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, set_client_factory
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._http import default_client_factory  # it has no public name (2.4.0)
 
@@ -23,6 +23,7 @@ from tasks.sources.hub import HubSource
 from tasks.sources.protocol import SourceFile
 
 Answer = TypeVar("Answer")
+CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 CONNECT_SECONDS, ANSWER_SECONDS = 30.0, 120.0
 """To reach the Hub; for an answer to begin, and between two parts of one. A commit may take the Hub 60 s."""
@@ -140,7 +141,7 @@ class Repository:
         Raises:
             Moved: the head is another one by now. Nothing was committed.
         """
-        operations = [
+        operations: list[CommitOperation] = [
             *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in paths),
             *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone),
         ]
