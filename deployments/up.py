@@ -184,7 +184,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 "--port",
                 str(settings.prefect_port),
             ],
-            withheld(environment, "hub_token", "webhook_secret", "ledger_url"),
+            withheld(environment, "hub_token", "publish_token", "webhook_secret", "ledger_url"),
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,
         ),
@@ -209,7 +209,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
         Child(
             "agent",
             [*empelt, "agent"],
-            withheld(environment, "hub_token", "webhook_secret", "prefect_auth"),
+            withheld(environment, "hub_token", "publish_token", "webhook_secret", "prefect_auth"),
             is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
         ),
         *receivers(settings, environment),
@@ -226,7 +226,7 @@ def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]
         Child(
             "receiver",
             [sys.executable, "-m", "deployments", "receiver"],
-            withheld(environment, "hub_token"),
+            withheld(environment, "hub_token", "publish_token"),
             is_ready=lambda: all(answers(url) for url in asked),
         )
     ]
@@ -238,7 +238,11 @@ def workers(environment: Mapping[str, str]) -> list[Child]:
     mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
     return [
         Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
-        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], mine),
+        Child(
+            "worker-gpu",
+            [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"],
+            withheld(mine, "publish_token"),
+        ),
     ]
 
 
