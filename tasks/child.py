@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def run_child(
     deadline_seconds: float,
     silence_seconds: float | None = None,
     records: Path | None = None,
+    secrets: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Event:
     """Run ``python -m module arguments`` and return its last event.
@@ -48,6 +49,7 @@ def run_child(
         deadline_seconds: after which it is ended, whatever it says.
         silence_seconds: ended as well after saying nothing for so long; None: it may be silent until the deadline.
         records: folder in which it is written down while it runs, for ``tasks.processes.end_orphans``.
+        secrets: further environment of the child: arguments can be read by everybody on the host.
         on_event: called with each event.
 
     Raises:
@@ -57,6 +59,7 @@ def run_child(
     mark = new_mark()
     command = [sys.executable, "-m", "tasks.tether", str(os.getpid()), module, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONUNBUFFERED": "1"}
+    environment |= secrets or {}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, MARK: mark}
