@@ -119,7 +119,7 @@ def start_gateway(spawn, short_folder):
         until(running.answers, what="the gateway")
         return running
 
-    yield _start
+    return _start
 
 
 @pytest.fixture(scope="module")
