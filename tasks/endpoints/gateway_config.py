@@ -5,6 +5,11 @@ from pathlib import Path
 from tasks.domain.models import Noun
 from tasks.endpoints.limits import Limits
 
+READY = "ready"
+"""What a worker says as soon as it answers."""
+LEAVE = "leave"
+"""What it is told when another one does."""
+
 
 class GatewayConfig(Noun):
     """All of it. Keys are in it: it is never logged."""

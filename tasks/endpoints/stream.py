@@ -44,7 +44,7 @@ async def first_words(stream: Chunks, model: str) -> bytes:
         if ABORTED.search(held) and not SPOKEN.search(held):
             raise Lost("abort", "it broke the stream off with finish_reason abort before its first word")
         if ERROR in held and not REFUSED.search(held) and not SPOKEN.search(held):
-            raise Lost("status", f"it ended the stream with an error before its first word: {_shown(held)}")
+            raise Lost("status", f"it ended the stream with an error before its first word: {_failure(held)}")
         if not chunk and not SPOKEN.search(held) and DONE not in held:
             raise Lost("reset", "it ended the stream before its first word")
         check_model(held, model)
@@ -65,7 +65,7 @@ async def pass_on(first: bytes, stream: Chunks, send: Send) -> str:
         if b'"abort"' in seen and ABORTED.search(seen):
             return "the instance broke this answer off"
         if ERROR in seen and not REFUSED.search(seen):
-            return f"the instance failed in the middle of this answer: {_shown(seen[seen.index(ERROR) :])}"
+            return f"the instance failed in the middle of this answer: {_failure(seen)}"
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
         done = seen.endswith(DONE)
         carried = b"" if chunk.endswith(END_OF_EVENT) else seen[-CARRIED:]
@@ -87,5 +87,6 @@ def check_model(answer: bytes, model: str) -> None:
         raise Lost("other", f"it was asked as {model} and answers as {found[1][:80].decode(errors='replace')}")
 
 
-def _shown(event: bytes) -> str:
-    return event[:200].decode(errors="replace").strip()
+def _failure(events: bytes) -> str:
+    """The error event among them."""
+    return events[events.index(ERROR) :].split(END_OF_EVENT)[0][:200].decode(errors="replace")

@@ -24,9 +24,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from tasks.domain.errors import AddressInUse, PipelineError
-from tasks.endpoints.gateway_config import GatewayConfig
+from tasks.endpoints.gateway_config import LEAVE, READY, GatewayConfig
 from tasks.endpoints.keys import Keys
-from tasks.endpoints.worker import LEAVE, READY
 
 WORKER = (sys.executable, "-m", "tasks.endpoints.worker")
 READY_SECONDS = 60.0

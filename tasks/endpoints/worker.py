@@ -17,10 +17,8 @@ import uvicorn
 
 from tasks.domain.errors import InputError
 from tasks.endpoints.gateway import Gateway
-from tasks.endpoints.gateway_config import GatewayConfig
+from tasks.endpoints.gateway_config import LEAVE, READY, GatewayConfig
 
-LEAVE = "leave"
-READY = "ready"
 LINGER_SECONDS = 20.0
 """A worker that leaves keeps idle connections so long, and answers what still comes on them: aiohttp's pool forgets a
 connection after 15 s, httpx's and so OpenAI's after 5 s. Closed at once, a request on its way would be lost."""
