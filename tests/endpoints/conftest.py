@@ -116,7 +116,7 @@ def start_gateway(spawn, short_folder):
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stderr=log,
             )
-        until(running.answers, what="the gateway")
+        until(running.answers, seconds=120, what="the gateway")
         return running
 
     return _start
