@@ -73,7 +73,7 @@ def test_a_restart_under_load_loses_no_request(start_gateway, blue, until):
     found = asyncio.run(load(gateway, twice))
     assert len(found) > 40
     assert set(found) == {200}
-    until(lambda: has_ended(first), what="the first worker to leave")
+    until(lambda: has_ended(first), seconds=150, what="the first worker to leave")
 
 
 def test_what_the_old_worker_has_under_way_is_counted_until_it_is_done(start_gateway, blue, until):
@@ -126,7 +126,7 @@ def test_a_worker_that_dies_is_replaced_and_who_connects_meanwhile_is_answered(s
     os.kill(worker, signal.SIGKILL)
     answer = gateway.ask()
     assert answer.status_code == 200
-    until(lambda: gateway.worker() != worker, what="the supervisor to say so")
+    until(lambda: gateway.worker() != worker, seconds=150, what="the supervisor to say so")
 
 
 def test_a_worker_does_not_outlive_its_supervisor(start_gateway, until):
@@ -134,7 +134,7 @@ def test_a_worker_does_not_outlive_its_supervisor(start_gateway, until):
     worker = gateway.worker()
     gateway.process.kill()
     gateway.process.wait()
-    until(lambda: has_ended(worker), what="the worker to end")
+    until(lambda: has_ended(worker), seconds=150, what="the worker to end")
 
 
 def test_reports_of_several_workers_are_one():
