@@ -343,7 +343,7 @@ def gateway() -> None:
     """Answer people; a child of `empelt up`."""
     from deployments.serving import run_gateway_here
 
-    run_gateway_here(settings())
+    run_gateway_here()
 
 
 def _ledger_of(chosen: Settings) -> Any:
