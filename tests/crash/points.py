@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 RELEASE, ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START = (
     "release", "ask", "backfill", "rollback", "collect", "hold", "by-hand", "lost", "start",
 )  # fmt: skip
+DATABASES = ("sqlite", "postgresql")
 ONLY_IN_THE_STORE = "store"
 """No flow calls it; `test_writes.py` kills it on both databases."""
 
@@ -43,13 +44,20 @@ WRITES = {
     "_hold": HOLD,
     "lift": BY_HAND,
     "unstage_all": LOST,
-    **dict.fromkeys(("expire_claims_of", "_upgrade"), START),
+    **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     "renew_staged": ONLY_IN_THE_STORE,
 }
 VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
 MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")
 """When one of the other processes is killed: while it merges, while it measures, when the channel has just moved."""
-INVARIANT_OF_BEFORE = "nothing of it is there"
+
+IN_A_WATCH = {
+    *("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled", "dispatch", "report-plan"),
+    *("show-pages", "report-calls", "record_release", "record_repo_state", "record_watch", "record_poll"),
+    *("record_jobs", "claim", "release", "_hold"),
+}
+"""Points that the watch reaches first: its run dies, and no job of the release."""
+IN_THE_AGENT = {"acknowledge", "report_instances", "agent_heartbeat"}
 
 
 class Row(NamedTuple):
@@ -60,6 +68,24 @@ class Row(NamedTuple):
     victim: str
     """``self``: the process that reaches the point."""
     scenario: str
+
+    @property
+    def name_of_point(self) -> str:
+        """Of the task or the write."""
+        return self.point.split(":")[1]
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """Where it runs: a write of the ledger, and whatever a start does, on both; all others are dealt out in turn."""
+        if self.point.startswith("write:"):
+            return DATABASES
+        others = [row for row in rows() if not row.point.startswith("write:")]
+        return (DATABASES[others.index(self) % len(DATABASES)],)
+
+    @property
+    def ends_a_job(self) -> bool:
+        """Whether a run other than the watch's dies of it."""
+        return self.victim == "self" and self.name_of_point not in {*IN_A_WATCH, *IN_THE_AGENT}
 
 
 @cache
@@ -91,6 +117,7 @@ def writes() -> tuple[str, ...]:
     return tuple(found)
 
 
+@cache
 def rows() -> list[Row]:
     """Every row of the full matrix.
 
@@ -106,9 +133,22 @@ def rows() -> list[Row]:
     return found
 
 
-def sampled(count: int, seed: int) -> list[Row]:
-    """So many rows: one for each victim, the rest drawn from all others."""
+def sampled(count: int, seed: int) -> list[tuple[str, Row]]:
+    """So many rows of as many kinds as there is room for, each on a database: other processes, scenarios, a release.
+
+    Args:
+        count: of rows.
+        seed: the same seed draws the same rows.
+    """
     draw, every = Random(seed), rows()
-    chosen = [draw.choice([row for row in every if row.victim == victim]) for victim in VICTIMS]
-    others = [row for row in every if row.victim == "self" and row.scenario == RELEASE]
-    return [*chosen, *draw.sample(others, max(0, count - len(chosen)))]
+    victims = draw.sample(VICTIMS, len(VICTIMS))
+    scenarios = draw.sample((ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START), 8)
+    kinds = [[row for row in every if row.victim == victim] for victim in victims[:3]]
+    kinds += [[row for row in every if row.scenario == RELEASE and row.ends_a_job]]
+    kinds += [[row for row in every if row.scenario == scenario] for scenario in scenarios[:3]]
+    kinds += [[row for row in every if row.scenario == RELEASE and row.point.startswith("write:")]]
+    chosen = list(dict.fromkeys(draw.choice(kind) for kind in kinds))[:count]
+    left = [row for row in every if row not in chosen]
+    chosen += draw.sample(left, max(0, count - len(chosen)))
+    # A write runs on either; the others where the full matrix has them, unless one side would have nothing to do.
+    return [(DATABASES[(place + seed) % len(DATABASES)], row) for place, row in enumerate(chosen)]
