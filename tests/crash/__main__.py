@@ -53,11 +53,19 @@ def main() -> int:
     if asked.list:
         sys.stdout.write("".join(f"{db:10}  {row.name:44} {row.victim:16} {row.scenario}\n" for db, row in chosen))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    for one in (signal.SIGTERM, signal.SIGINT):  # so that what was started is ended
+        signal.signal(one, _end)
     began = time.monotonic()
     outcomes = on_all({d: mine for d in DATABASES if (mine := [row for db, row in chosen if db == d])}, asked.home)
     table(outcomes, time.monotonic() - began)
     return 0 if outcomes and all(one.passed for one in outcomes) else 1
+
+
+def _end(number: int, _frame: object) -> None:
+    """Once only: a second signal would cut off the cleaning up after the first."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def on_all(chosen: dict[str, list[Row]], home: Path) -> list[Outcome]:

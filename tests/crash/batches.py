@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tests.crash.points import ASK, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK, Row
 
-MOST_ROWS = 10
+MOST_ROWS = 14
 """Of one batch. An attempt of a job each, at worst."""
 ONCE = {
     "merged": ("task:graft:after", "write:record_artifact:after"),

@@ -140,7 +140,7 @@ def settle(matrix: Matrix, ways: Sequence[Scenario], seconds: float) -> None:
             for help_on in dict.fromkeys(again):
                 help_on()
             looked = ended
-        time.sleep(0.4)
+        time.sleep(0.8)  # each look costs the server three answers
 
 
 def ensure_live(matrix: Matrix, releases: int) -> None:

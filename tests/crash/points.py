@@ -47,9 +47,15 @@ WRITES = {
     **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     "renew_staged": ONLY_IN_THE_STORE,
 }
-VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
-MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")
-"""When one of the other processes is killed: while it merges, while it measures, when the channel has just moved."""
+MOMENTS = {
+    "worker-control": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
+    "worker-gpu": ("task:graft:before", "task:judge:before", "task:confirm:after"),
+    "agent": ("task:graft:before", "task:judge:before", "task:switch:after"),
+    "gateway": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
+    "prefect-server": ("task:graft:before", "task:evaluate:before", "task:confirm:after"),
+}
+"""When each of the other processes is killed: when it is about to merge, has measured, has moved the channel."""
+VICTIMS = tuple(MOMENTS)
 
 IN_A_WATCH = {
     *("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled", "dispatch", "report-plan"),
@@ -129,7 +135,7 @@ def rows() -> list[Row]:
     points += [(f"task:{name}:before", RELEASE) for name in ("merge", "switch", "end-job")]
     points += [(f"write:{name}:after", WRITES[name]) for name in writes() if WRITES[name] != ONLY_IN_THE_STORE]
     found = [Row(point, point, "self", scenario) for point, scenario in points]
-    found += [Row(f"{victim} at {at}", at, victim, RELEASE) for victim in VICTIMS for at in MOMENTS]
+    found += [Row(f"{victim} at {at}", at, victim, RELEASE) for victim, moments in MOMENTS.items() for at in moments]
     return found
 
 
