@@ -236,9 +236,11 @@ def workers(environment: Mapping[str, str]) -> list[Child]:
     """One process worker for each pool; a gpu worker runs one merge at a time."""
     start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
     mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
+    # Prefect makes a temporary folder for each run, and one of a killed worker would stay for good.
+    tmp = Path(environment["EMPELT_HOME"]) / "run" / "tmp"
     return [
-        Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
-        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], mine),
+        Child(f"worker-{pool}", [*start, "--pool", pool, "--limit", limit, "--name", pool], mine, scratch=tmp / pool)
+        for pool, limit in (("control", "8"), ("gpu", "1"))
     ]
 
 

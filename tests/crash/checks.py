@@ -60,14 +60,16 @@ def left_behind(matrix: Matrix) -> Iterator[str]:
         for path in (home / room).rglob("*"):
             if path.suffix in (".half", ".new", ".tmp") or path.name.endswith(".part"):
                 yield f"left behind: {path.relative_to(home)}"
+    for folder in (home / "tmp", *(home / "run" / "tmp").glob("*")):
+        yield from (f"left behind: {path.relative_to(home)}" for path in folder.iterdir())
     used = " ".join(instances(matrix))
     for path in (home / "run").glob("*.sock"):
         if path.name != "launcher.sock" and str(path) not in used:
             yield f"left behind: {path.relative_to(home)}"
 
 
-def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
-    """Facts that are there twice."""
+def doubled(matrix: Matrix, since: float, most_attempts: int) -> Iterator[str]:
+    """Facts that are there twice, and jobs with more attempts since a moment than there were kills."""
     twice = {
         "switches for one claim": "SELECT claim_key, count(*) FROM promotions WHERE claim_key IS NOT NULL"
         " GROUP BY claim_key HAVING count(*) > 1",
@@ -76,8 +78,6 @@ def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
         "artifacts for one merge": "SELECT merge_key, count(*) FROM merges GROUP BY merge_key HAVING count(*) > 1",
         "records of one release": "SELECT content_digest, count(*) FROM releases GROUP BY family, content_digest"
         " HAVING count(*) > 1",
-        f"more than {most_attempts} attempts": "SELECT job_key, count(*) FROM attempts WHERE job_key LIKE"
-        f" '________________________________%' GROUP BY job_key HAVING count(*) > {most_attempts}",
     }
     with matrix.ledger._engine.connect() as connection:
         for what, query in twice.items():
@@ -88,6 +88,10 @@ def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
             found = [row.generation for row in connection.execute(asked, {"channel": channel})]
             if found != list(range(1, len(found) + 1)):
                 yield f"generations of {channel} are {found}"
+    for fact in matrix.ledger.jobs():
+        made = [one for one in matrix.ledger.attempts_of(fact.job_key) if one.at.timestamp() > since]
+        if len(made) > most_attempts:
+            yield f"{len(made)} attempts at {fact.job.name} for {most_attempts - 1} kills"
 
 
 def unserved(matrix: Matrix, caller: Caller, began: float, away: list[float]) -> Iterator[str]:

@@ -108,7 +108,7 @@ def play(matrix: Matrix, database: str, batch: Sequence[Row]) -> list[Outcome]:
     away = [mark["at"] for row, mark in marks.items() if mark and row.victim == "gateway"]
     violations = [
         *stuck,
-        *doubled(matrix, len(armed) + 2),
+        *doubled(matrix, began, len(armed) + 1),
         *left_behind(matrix),
         *unserved(matrix, caller, began, away),
     ]

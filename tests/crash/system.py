@@ -92,6 +92,7 @@ class Matrix:
             "EMPELT_RETRY_SECONDS": "0",
             "EMPELT_MAX_ATTEMPTS": "30",
             "CRASH_MATRIX_AT": str(self.plan),
+            "TMPDIR": str(self.home / "tmp"),
             "PYTHONPATH": os.pathsep.join([str(HERE / "inject"), str(ROOT)]),
         }
         return {**self.installation.environment, **chosen}
@@ -106,6 +107,7 @@ class Matrix:
                     path.chmod(0o755)
             shutil.rmtree(self.home)
         (self.home / "catalog" / "gates").mkdir(parents=True)
+        (self.home / "tmp").mkdir()
         (self.home / "catalog" / "gates" / "matrix.yaml").write_text(GATE)
         for family, channel in CHANNELS.items():
             publish = "ask" if family == ASKED else "auto"
