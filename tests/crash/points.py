@@ -140,21 +140,28 @@ def rows() -> list[Row]:
 
 
 def sampled(count: int, seed: int) -> list[tuple[str, Row]]:
-    """So many rows of as many kinds as there is room for, each on a database: other processes, scenarios, a release.
+    """So many rows of as many kinds as there is room for: three other processes, a job, three scenarios, a write.
+
+    Half of them on each database: the other processes' rows on one, where they share a release, most of a job's on the
+    other.
 
     Args:
         count: of rows.
         seed: the same seed draws the same rows.
     """
     draw, every = Random(seed), rows()
-    victims = draw.sample(VICTIMS, len(VICTIMS))
-    scenarios = draw.sample((ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START), 8)
-    kinds = [[row for row in every if row.victim == victim] for victim in victims[:3]]
-    kinds += [[row for row in every if row.scenario == RELEASE and row.ends_a_job]]
-    kinds += [[row for row in every if row.scenario == scenario] for scenario in scenarios[:3]]
+    scenarios = draw.sample((ASK, BACKFILL, COLLECT, HOLD, LOST, START, draw.choice((ROLLBACK, BY_HAND))), 3)
+    chosen: list[Row] = []
+    for victim in draw.sample(VICTIMS, 3):
+        moments = {row.point for row in chosen}
+        chosen.append(draw.choice([row for row in every if row.victim == victim and row.point not in moments]))
+    kinds = [[row for row in every if row.scenario == RELEASE and row.ends_a_job]]
+    kinds += [[row for row in every if row.scenario == scenario] for scenario in scenarios]
     kinds += [[row for row in every if row.scenario == RELEASE and row.point.startswith("write:")]]
-    chosen = list(dict.fromkeys(draw.choice(kind) for kind in kinds))[:count]
+    for kind in kinds:
+        chosen.append(draw.choice([row for row in kind if row not in chosen]))
     left = [row for row in every if row not in chosen]
-    chosen += draw.sample(left, max(0, count - len(chosen)))
-    # A write runs on either; the others where the full matrix has them, unless one side would have nothing to do.
-    return [(DATABASES[(place + seed) % len(DATABASES)], row) for place, row in enumerate(chosen)]
+    chosen = [*chosen[:count], *draw.sample(left, max(0, count - len(chosen)))]
+    chosen.sort(key=lambda row: (row.victim == "self", row.ends_a_job))
+    first, second = (DATABASES[(seed + place) % 2] for place in (0, 1))
+    return [(first if place < count / 2 else second, row) for place, row in enumerate(chosen)]
