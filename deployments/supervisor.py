@@ -8,6 +8,7 @@ killed `empelt up` left behind is found by that variable, whoever its parent is 
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -38,6 +39,7 @@ class Child:
         is_ready: asked until it says True.
         ready_seconds: how long that may take.
         grace_seconds: between SIGTERM and SIGKILL when it is ended.
+        scratch: its TMPDIR, empty whenever it starts: what one that was killed has left there goes with its successor.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Child:
     is_ready: Callable[[], bool] = lambda: True
     ready_seconds: float = 120
     grace_seconds: float = 10
+    scratch: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     restart_at: float = 0
@@ -77,6 +80,10 @@ class Supervisor:
         """Start ``child`` in a session of its own and record it."""
         log = (self.logs / f"{child.name}.log").open("ab")
         environment = {**os.environ, **child.env, MARK: self.instance}
+        if child.scratch is not None:
+            shutil.rmtree(child.scratch, ignore_errors=True)
+            child.scratch.mkdir(parents=True)
+            environment["TMPDIR"] = str(child.scratch)
         child.process = subprocess.Popen(
             list(child.argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )

@@ -239,13 +239,17 @@ def workers(environment: Mapping[str, str]) -> list[Child]:
     """One process worker for each pool; a gpu worker runs one merge at a time."""
     start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
     mine = {**withheld(environment, "webhook_secret", "gateway_keys"), "PREFECT_SERVER_API_AUTH_STRING": ""}
+    allowed = {"control": mine, "gpu": withheld(mine, "publish_token")}
+    # Prefect makes a temporary folder for each run, and one of a killed worker would stay for good.
+    tmp = Path(environment["EMPELT_HOME"]) / "run" / "tmp"
     return [
-        Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
         Child(
-            "worker-gpu",
-            [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"],
-            withheld(mine, "publish_token"),
-        ),
+            f"worker-{pool}",
+            [*start, "--pool", pool, "--limit", limit, "--name", pool],
+            allowed[pool],
+            scratch=tmp / pool,
+        )
+        for pool, limit in (("control", "8"), ("gpu", "1"))
     ]
 
 

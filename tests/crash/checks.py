@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -12,6 +12,8 @@ from tests.crash.system import CHANNELS, Caller, Matrix
 
 WORKING = ("prefect.engine", "tasks.tether", "tasks.harness", "tasks.engine")
 """In the command line of what works for a run."""
+INSTANCE = "vllm_plain.py"
+"""In that of what stands for vLLM."""
 GATEWAY_SECONDS = 60.0
 """How long a killed gateway may be away; a new one imports for seconds on a busy machine."""
 
@@ -29,19 +31,21 @@ def commands(matrix: Matrix) -> list[tuple[psutil.Process, str]]:
 
 def instances(matrix: Matrix) -> list[str]:
     """The command lines of what stands for vLLM."""
-    return [command for _, command in commands(matrix) if "vllm_plain.py" in command]
+    return [command for _, command in commands(matrix) if INSTANCE in command]
 
 
-def busy(matrix: Matrix) -> list[str]:
-    """What has still to come to rest; nothing, once all is as it should stay."""
-    found = [f"run {name}" for name in matrix.active_runs()]
-    found += [f"process {command[:90]}" for _, command in commands(matrix) if any(w in command for w in WORKING)]
+def busy(matrix: Matrix, active: Sequence[str]) -> list[str]:
+    """What has still to come to rest beside the runs that are active; nothing, once all is as it should stay."""
+    found, seen = [f"run {name}" for name in active], [command for _, command in commands(matrix)]
+    found += [f"process {command[:90]}" for command in seen if any(w in command for w in WORKING)]
     found += [f"claim of {claim.owner} on {claim.job_key[:12]}" for claim in matrix.ledger.live_claims()]
     found += [f"wish of {wish.owner} for {wish.digest[:12]}" for wish in matrix.ledger.desired().staged]
     states = matrix.ledger.channels()
     # What a channel served before stays up, so that a rollback takes seconds.
     wanted = {digest for state in states for digest in (state.artifact_digest, state.previous_digest) if digest}
-    up = Counter(digest for command in instances(matrix) for digest in re.findall(r"artifacts/([0-9a-f]{64})", command))
+    up = Counter(
+        digest for command in seen if INSTANCE in command for digest in re.findall(r"artifacts/([0-9a-f]{64})", command)
+    )
     found += [f"an instance of {digest[:12]}, which nobody wants" for digest in up if digest not in wanted]
     found += [f"no instance of {state.channel}" for state in states if state.artifact_digest not in up]
     return found
@@ -56,14 +60,16 @@ def left_behind(matrix: Matrix) -> Iterator[str]:
         for path in (home / room).rglob("*"):
             if path.suffix in (".half", ".new", ".tmp") or path.name.endswith(".part"):
                 yield f"left behind: {path.relative_to(home)}"
+    for folder in (home / "tmp", *(home / "run" / "tmp").glob("*")):
+        yield from (f"left behind: {path.relative_to(home)}" for path in folder.iterdir())
     used = " ".join(instances(matrix))
     for path in (home / "run").glob("*.sock"):
         if path.name != "launcher.sock" and str(path) not in used:
             yield f"left behind: {path.relative_to(home)}"
 
 
-def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
-    """Facts that are there twice."""
+def doubled(matrix: Matrix, since: float, most_attempts: int) -> Iterator[str]:
+    """Facts that are there twice, and jobs with more attempts since a moment than there were kills."""
     twice = {
         "switches for one claim": "SELECT claim_key, count(*) FROM promotions WHERE claim_key IS NOT NULL"
         " GROUP BY claim_key HAVING count(*) > 1",
@@ -72,8 +78,6 @@ def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
         "artifacts for one merge": "SELECT merge_key, count(*) FROM merges GROUP BY merge_key HAVING count(*) > 1",
         "records of one release": "SELECT content_digest, count(*) FROM releases GROUP BY family, content_digest"
         " HAVING count(*) > 1",
-        f"more than {most_attempts} attempts": "SELECT job_key, count(*) FROM attempts WHERE job_key LIKE"
-        f" '________________________________%' GROUP BY job_key HAVING count(*) > {most_attempts}",
     }
     with matrix.ledger._engine.connect() as connection:
         for what, query in twice.items():
@@ -84,6 +88,10 @@ def doubled(matrix: Matrix, most_attempts: int) -> Iterator[str]:
             found = [row.generation for row in connection.execute(asked, {"channel": channel})]
             if found != list(range(1, len(found) + 1)):
                 yield f"generations of {channel} are {found}"
+    for fact in matrix.ledger.jobs():
+        made = [one for one in matrix.ledger.attempts_of(fact.job_key) if one.at.timestamp() > since]
+        if len(made) > most_attempts:
+            yield f"{len(made)} attempts at {fact.job.name} for {most_attempts - 1} kills"
 
 
 def unserved(matrix: Matrix, caller: Caller, began: float, away: list[float]) -> Iterator[str]:

@@ -18,6 +18,7 @@ RELEASE, ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START = (
 IN_A_TEST_OF_ITS_OWN = "own"
 """The matrix's installation publishes to no Hub; tests/publishing kills the process that does, before and after each of
 its steps, and runs it again."""
+DATABASES = ("sqlite", "postgresql")
 ONLY_IN_THE_STORE = "store"
 """No flow calls it; `test_writes.py` kills it on both databases."""
 
@@ -49,14 +50,27 @@ WRITES = {
     "_hold": HOLD,
     "lift": BY_HAND,
     "unstage_all": LOST,
-    **dict.fromkeys(("expire_claims_of", "_upgrade"), START),
+    **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     **dict.fromkeys(("renew_staged", "record_publication"), ONLY_IN_THE_STORE),
     "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
 }
-VICTIMS = ("worker-control", "worker-gpu", "agent", "gateway", "prefect-server")
-MOMENTS = ("task:graft:before", "task:evaluate:before", "task:switch:after")
-"""When one of the other processes is killed: while it merges, while it measures, when the channel has just moved."""
-INVARIANT_OF_BEFORE = "nothing of it is there"
+MOMENTS = {
+    "worker-control": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
+    "worker-gpu": ("task:graft:before", "task:judge:before", "task:confirm:after"),
+    "agent": ("task:graft:before", "task:judge:before", "task:switch:after"),
+    "gateway": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
+    "prefect-server": ("task:graft:before", "task:evaluate:before", "task:confirm:after"),
+}
+"""When each of the other processes is killed: when it is about to merge, has measured, has moved the channel."""
+VICTIMS = tuple(MOMENTS)
+
+IN_A_WATCH = {
+    *("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled", "dispatch", "report-plan"),
+    *("show-pages", "report-calls", "record_release", "record_repo_state", "record_watch", "record_poll"),
+    *("record_jobs", "claim", "_hold", "take_turn", "end_turn", "dispatch-uploads"),
+}
+"""Points that the watch reaches first: its run dies, and no job of the release."""
+IN_THE_AGENT = {"acknowledge", "report_instances", "agent_heartbeat"}
 
 
 class Row(NamedTuple):
@@ -67,6 +81,24 @@ class Row(NamedTuple):
     victim: str
     """``self``: the process that reaches the point."""
     scenario: str
+
+    @property
+    def name_of_point(self) -> str:
+        """Of the task or the write."""
+        return self.point.split(":")[1]
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """Where it runs: a write of the ledger, and whatever a start does, on both; all others are dealt out in turn."""
+        if self.point.startswith("write:"):
+            return DATABASES
+        others = [row for row in rows() if not row.point.startswith("write:")]
+        return (DATABASES[others.index(self) % len(DATABASES)],)
+
+    @property
+    def ends_a_job(self) -> bool:
+        """Whether a run other than the watch's dies of it."""
+        return self.victim == "self" and self.name_of_point not in {*IN_A_WATCH, *IN_THE_AGENT}
 
 
 @cache
@@ -98,6 +130,7 @@ def writes() -> tuple[str, ...]:
     return tuple(found)
 
 
+@cache
 def rows() -> list[Row]:
     """Every row of the full matrix.
 
@@ -109,13 +142,33 @@ def rows() -> list[Row]:
     points += [(f"task:{name}:before", RELEASE) for name in ("merge", "switch", "end-job")]
     points += [(f"write:{name}:after", WRITES[name]) for name in writes() if WRITES[name] != ONLY_IN_THE_STORE]
     found = [Row(point, point, "self", scenario) for point, scenario in points]
-    found += [Row(f"{victim} at {at}", at, victim, RELEASE) for victim in VICTIMS for at in MOMENTS]
+    found += [Row(f"{victim} at {at}", at, victim, RELEASE) for victim, moments in MOMENTS.items() for at in moments]
     return found
 
 
-def sampled(count: int, seed: int) -> list[Row]:
-    """So many rows: one for each victim, the rest drawn from all others."""
+def sampled(count: int, seed: int) -> list[tuple[str, Row]]:
+    """So many rows of as many kinds as there is room for: three other processes, a job, three scenarios, a write.
+
+    Half of them on each database: the other processes' rows on one, where they share a release, most of a job's on the
+    other.
+
+    Args:
+        count: of rows.
+        seed: the same seed draws the same rows.
+    """
     draw, every = Random(seed), rows()
-    chosen = [draw.choice([row for row in every if row.victim == victim]) for victim in VICTIMS]
-    others = [row for row in every if row.victim == "self" and row.scenario == RELEASE]
-    return [*chosen, *draw.sample(others, max(0, count - len(chosen)))]
+    scenarios = draw.sample((ASK, BACKFILL, COLLECT, HOLD, LOST, START, draw.choice((ROLLBACK, BY_HAND))), 3)
+    chosen: list[Row] = []
+    for victim in draw.sample(VICTIMS, 3):
+        moments = {row.point for row in chosen}
+        chosen.append(draw.choice([row for row in every if row.victim == victim and row.point not in moments]))
+    kinds = [[row for row in every if row.scenario == RELEASE and row.ends_a_job]]
+    kinds += [[row for row in every if row.scenario == scenario] for scenario in scenarios]
+    kinds += [[row for row in every if row.scenario == RELEASE and row.point.startswith("write:")]]
+    for kind in kinds:
+        chosen.append(draw.choice([row for row in kind if row not in chosen]))
+    left = [row for row in every if row not in chosen]
+    chosen = [*chosen[:count], *draw.sample(left, max(0, count - len(chosen)))]
+    chosen.sort(key=lambda row: (row.victim == "self", row.ends_a_job))
+    first, second = (DATABASES[(seed + place) % 2] for place in (0, 1))
+    return [(first if place < count / 2 else second, row) for place, row in enumerate(chosen)]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ class Matrix:
             "EMPELT_LEASE_SECONDS": "20",
             "EMPELT_PENDING_SECONDS": "120",
             "EMPELT_RETRY_SECONDS": "0",
-            "EMPELT_MAX_ATTEMPTS": "8",
+            "EMPELT_MAX_ATTEMPTS": "30",
             "CRASH_MATRIX_AT": str(self.plan),
+            "TMPDIR": str(self.home / "tmp"),
             "PYTHONPATH": os.pathsep.join([str(HERE / "inject"), str(ROOT)]),
         }
         return {**self.installation.environment, **chosen}
@@ -105,6 +107,7 @@ class Matrix:
                     path.chmod(0o755)
             shutil.rmtree(self.home)
         (self.home / "catalog" / "gates").mkdir(parents=True)
+        (self.home / "tmp").mkdir()
         (self.home / "catalog" / "gates" / "matrix.yaml").write_text(GATE)
         for family, channel in CHANNELS.items():
             publish = "ask" if family == ASKED else "auto"
@@ -163,6 +166,12 @@ class Matrix:
         end_processes(left, grace_seconds=0)
         return names
 
+    def keep_logs(self) -> None:
+        """Of an installation that came to no end, before the next one takes its home."""
+        kept = self.home.with_name(f"{self.home.name}-stuck")
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.home / "logs", kept)
+
     # --- what the rows do --------------------------------------------------------------------------------------------
     def push_folder(self, name: str, folder: Path) -> None:
         """A commit on the Hub, as a lab makes it."""
@@ -211,6 +220,13 @@ class Matrix:
             raise Stuck(f"{deployment} was refused with {made.status}: {made.body}")
         return str(made.body["id"])
 
+    def watch(self) -> None:
+        """Start the watch, as its schedule does; not while the server is away."""
+        try:
+            self.run_flow("watch-hub/schedule")
+        except (OSError, Stuck):
+            return
+
     def _answer(self, url: str) -> Any:
         try:
             answer = ask(url)
@@ -218,18 +234,27 @@ class Matrix:
             return None
         return answer.body if answer.status == 200 else None
 
-    def active_runs(self, *flows: str) -> list[str]:
-        """Names of runs that are under way, or about to be."""
-        wanted: dict[str, Any] = {
-            "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
-            "limit": 100,
-        }
-        if flows:
-            wanted["flows"] = {"name": {"any_": list(flows)}}
+    def active_runs(self) -> list[str]:
+        """Names of runs that are under way, or due to be."""
+        soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+        under_way = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+        due = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": soon}}
+        api = f"{self.installation.ui}/api/flow_runs/filter"
         try:
-            return [run["name"] for run in ask(f"{self.installation.ui}/api/flow_runs/filter", wanted).body]
+            found = [ask(api, {"flow_runs": wanted, "limit": 100}).body for wanted in (under_way, due)]
+            return [run["name"] for runs in found for run in runs]
         except (OSError, TypeError):
             return ["(the server does not answer)"]
+
+    def last_watch_died(self) -> bool:
+        """Whether the newest watch came to no end: no automation is for that, its schedule starts the next one."""
+        wanted = {"flows": {"name": {"any_": ["watch-hub"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+        wanted["flow_runs"] = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+        try:
+            found = ask(f"{self.installation.ui}/api/flow_runs/filter", wanted).body
+            return bool(found) and found[0]["state"]["type"] in ("CRASHED", "FAILED")
+        except (OSError, TypeError):
+            return False
 
     def arm(self, rows: list[tuple[str, str, str]]) -> None:
         """Switch crash points on: (number, point, victim)."""

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.points import IN_A_TEST_OF_ITS_OWN, TASKS, VICTIMS, WRITES, rows, sampled, tasks, writes
+from tests.crash.batches import MOST_ROWS, batches, lanes
+from tests.crash.points import (
+    DATABASES,
+    IN_A_TEST_OF_ITS_OWN,
+    START,
+    TASKS,
+    VICTIMS,
+    WRITES,
+    rows,
+    sampled,
+    tasks,
+    writes,
+)
 
 INJECT = Path(__file__).parent / "inject"
 ROOT = Path(__file__).parents[2]
@@ -28,14 +40,38 @@ def test_every_write_of_the_ledger_has_a_row():
     assert sorted(writes()) == sorted(WRITES), "say in points.py which scenario reaches a new write"
 
 
-def test_rows_have_names_of_their_own_and_a_sample_covers_every_victim():
+def test_rows_have_names_of_their_own_and_each_has_a_database():
     names = [row.name for row in rows()]
     assert len(set(names)) == len(names)
-    for seed in range(20):
+    for row in rows():
+        assert row.databases == DATABASES if row.point.startswith("write:") else len(row.databases) == 1
+    for database in DATABASES:  # what is dealt out is dealt out evenly
+        others = [row for row in rows() if row.databases == (database,)]
+        assert {row.victim for row in others} == {*VICTIMS, "self"}
+
+
+def test_a_sample_is_of_many_kinds_and_on_both_databases():
+    for seed in range(40):
         chosen = sampled(8, seed)
-        assert len({row.name for row in chosen}) == 8
-        assert {row.victim for row in chosen} == {*VICTIMS, "self"}
+        assert len({row.name for _, row in chosen}) == 8
+        assert [sum(database == one for one, _ in chosen) for database in DATABASES] == [4, 4]
+        assert len({row.victim for _, row in chosen} & set(VICTIMS)) == 3
+        assert len({row.scenario for _, row in chosen}) >= 4
     assert sampled(8, 1) == sampled(8, 1)
+    assert {row.scenario for seed in range(40) for _, row in sampled(8, seed)} == {row.scenario for row in rows()}
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_rows_share_a_release_only_where_each_of_them_can_fire(database: str):
+    mine = [row for row in rows() if database in row.databases and row.scenario != START]
+    found = batches(mine)
+    assert sorted(row.name for batch in found for row in batch) == sorted(row.name for row in mine)
+    for batch in found:
+        taken = [lane for row in batch for lane in lanes(row)]
+        assert len(taken) == len(set(taken)), batch
+        assert len(batch) <= MOST_ROWS
+        # Of a run that dies while its worker is away nobody says so: its silence alone does, after minutes.
+        assert not (any(row.victim != "self" for row in batch) and any(row.ends_a_job for row in batch)), batch
 
 
 WRITE = """

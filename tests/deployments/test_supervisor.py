@@ -304,6 +304,26 @@ def test_a_restarted_child_is_recorded_in_place_of_the_old(supervisor: Superviso
     assert len(supervisor.children) == 1
 
 
+def test_what_a_killed_child_left_in_its_temporary_folder_goes_with_its_restart(
+    supervisor: Supervisor, home: Path
+) -> None:
+    scratch = home / "run" / "tmp" / "worker"
+    make = "import tempfile, time; print(tempfile.mkdtemp(suffix='prefect'), flush=True); time.sleep(600)"
+    child = Child("worker", [sys.executable, "-c", make], scratch=scratch)
+    supervisor.start(child)
+    until(lambda: bool(list(scratch.iterdir())))
+    left = list(scratch.iterdir())
+    assert child.process is not None
+    child.process.kill()
+    child.process.wait()
+    assert list(scratch.iterdir()) == left
+    supervisor.start(child)
+    until(lambda: bool(list(scratch.iterdir())))
+    made = list(scratch.iterdir())
+    assert len(made) == 1
+    assert made != left
+
+
 def test_waiting_for_a_child_that_ends_quotes_its_log(supervisor: Supervisor, home: Path) -> None:
     code = "import sys; [print('line', n) for n in range(30)]; sys.exit(3)"
     child = Child("agent", [sys.executable, "-c", code], is_ready=lambda: False)

@@ -38,18 +38,21 @@ def reach(point):
 
 
 def _fire(row):
+    victim = os.getpid() if row["victim"] == "self" else _child(row["victim"])
+    if victim is None:  # it is away just now: the point comes by again, or the row fails
+        return
     try:
         mark = os.open(f"{PLAN}.{row['row']}.fired", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return
-    victim = os.getpid() if row["victim"] == "self" else _child(row["victim"])
-    command = " ".join(Path(f"/proc/{victim}/cmdline").read_text().split("\0")) if victim else ""
-    told = {**row, "killer": os.getpid(), "victim_pid": victim, "command": command, "at": time.time()}
-    os.write(mark, json.dumps(told).encode())
+    import psutil
+
+    command = " ".join(Path(f"/proc/{victim}/cmdline").read_text().split("\0"))
+    about = {"command": command, "started": psutil.Process(victim).create_time(), "at": time.time()}
+    os.write(mark, json.dumps({**row, "killer": os.getpid(), "victim_pid": victim, **about}).encode())
     os.fsync(mark)
     os.close(mark)
-    if victim:
-        os.kill(victim, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
 
 
 def _child(name):
