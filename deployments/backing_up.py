@@ -96,7 +96,8 @@ def chosen_models(models: Models) -> tuple[list[str], list[str]]:
         return [], []
     live = {state.artifact_digest for state in ledger.channels()}
     named = live | {p.artifact_digest for state in ledger.channels() for p in ledger.served_before(state.channel)[:1]}
-    wanted = set(store.digests()) if models == "all" else {digest for digest in named if store.has(digest)}
+    # What is packed is a tuned base, which its source has: a copy of a pack would need its parent beside it.
+    wanted = {digest for digest in (store.digests() if models == "all" else named) if store.is_whole(digest)}
     return sorted(wanted), sorted(named - wanted)
 
 

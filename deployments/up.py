@@ -184,14 +184,17 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 "--port",
                 str(settings.prefect_port),
             ],
-            withheld(environment, "hub_token", "webhook_secret", "ledger_url"),
+            withheld(
+                environment,
+                *("hub_token", "publish_token", "webhook_secret", "ledger_url", "gateway_keys", "gateway_key"),
+            ),
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,
         ),
         Child(
             "gateway",
             [*empelt, "gateway"],
-            withheld(environment, *SECRETS),
+            withheld(environment, *(name for name in SECRETS if not name.startswith("gateway_"))),
             is_ready=lambda: answers(f"{settings.gateway_url}/health"),
         ),
         # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
@@ -209,7 +212,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
         Child(
             "agent",
             [*empelt, "agent"],
-            withheld(environment, "hub_token", "webhook_secret", "prefect_auth"),
+            withheld(environment, "hub_token", "publish_token", "webhook_secret", "prefect_auth", "gateway_keys"),
             is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
         ),
         *receivers(settings, environment),
@@ -226,7 +229,7 @@ def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]
         Child(
             "receiver",
             [sys.executable, "-m", "deployments", "receiver"],
-            withheld(environment, "hub_token"),
+            withheld(environment, "hub_token", "publish_token", "gateway_keys", "gateway_key"),
             is_ready=lambda: all(answers(url) for url in asked),
         )
     ]
@@ -235,10 +238,14 @@ def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]
 def workers(environment: Mapping[str, str]) -> list[Child]:
     """One process worker for each pool; a gpu worker runs one merge at a time."""
     start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
-    mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
+    mine = {**withheld(environment, "webhook_secret", "gateway_keys"), "PREFECT_SERVER_API_AUTH_STRING": ""}
     return [
         Child("worker-control", [*start, "--pool", "control", "--limit", "8", "--name", "control"], mine),
-        Child("worker-gpu", [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"], mine),
+        Child(
+            "worker-gpu",
+            [*start, "--pool", "gpu", "--limit", "1", "--name", "gpu"],
+            withheld(mine, "publish_token"),
+        ),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,14 +15,27 @@ from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
-from tasks.lost import give_back_ended
 from tasks.renewal import Renewal
 from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
 
-WATCH = "watch-hub"
-"""The claim that keeps two watches apart."""
+UPLOAD = "upload"
+"""The kind of a claim on a publication, which takes no place in the window of jobs: it needs no instance."""
+
+
+class Work(Protocol):
+    """What can be claimed: a job, or an upload."""
+
+    @property
+    def key(self) -> Digest:
+        """Names it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The same for people."""
+        ...
 
 
 class Held(Renewal):
@@ -34,7 +48,7 @@ class Held(Renewal):
 
 
 @contextmanager
-def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True) -> Iterator[Claim | None]:
+def claimed(job: Work, ticket: ClaimTicket | None, *, hold_refusals: bool = True) -> Iterator[Claim | None]:
     """Hold the claim of ``job``; None if another live attempt has it, or if the job is on hold and nobody asked.
 
     The watch claims when it dispatches and hands the run a ticket. A run that a person started, by hand or with *Retry*
@@ -59,7 +73,7 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
         open_ledger().release(claim)
 
 
-def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
+def take_claim(job: Work, ticket: ClaimTicket | None) -> Claim | None:
     """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
     ledger, owner = open_ledger(), own_name()
     by_a_person = ticket is None or (flow_run.get_run_count() or 1) > 1
@@ -75,7 +89,7 @@ def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
     return claim
 
 
-def unclaimed(job: Job) -> tuple[str, str]:
+def unclaimed(job: Work) -> tuple[str, str]:
     """Name and message of the state in which a run ends that did not get the claim of its job."""
     hold = next((h for h in open_ledger().holds() if h.key == job.key), None)
     if hold is not None and all(claim.job_key != job.key for claim in open_ledger().live_claims()):
@@ -102,24 +116,6 @@ def lift_hold(key: str, reason: str = "by hand") -> list[Hold]:
     for hold in found:
         open_ledger().lift(hold.key, reason)
     return found
-
-
-@contextmanager
-def alone(name: str) -> Iterator[bool]:
-    """Whether we are the only run of ``name``; held until the block ends, or for one lease after a crash.
-
-    Not a deployment limit of Prefect's: one lost lease there crashes a healthy run (PrefectHQ/prefect#21064; seen here
-    on a watch of 20 s, prefect 3.9.1, on a busy machine).
-    """
-    ledger, owner = open_ledger(), own_name()
-    claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    if claim is None and give_back_ended(name):  # the run that had it crashed: do not wait for its lease
-        claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    try:
-        yield claim is not None
-    finally:
-        if claim is not None:
-            ledger.release(claim)
 
 
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)

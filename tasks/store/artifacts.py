@@ -2,6 +2,7 @@
 
     root/artifacts/<digest>/        the folder as it was made; files 0444, folders 0555
     root/manifests/<digest>.json    every file's path, sha256 and size, those outside the digest too
+    root/packed/<digest>/           one that is kept as its difference to another instead (packs.py)
     root/scratch/<name>/            half-done work, on the same file system, so that adopting it is one rename
     root/owners/<name>.json         the process that it is of: host, pid, start
 
@@ -27,6 +28,7 @@ from tasks.domain.models import Artifact, Digest, FileDigest
 from tasks.store.files import drop, hash_all, make_durable, newest_change, plain_files, sync
 from tasks.store.garbage import bytes_under
 from tasks.store.identity import is_gone, own_identity
+from tasks.store.packs import Packs
 
 HEADROOM_BYTES = 256 << 20
 """Kept free by ``reserve``: the ledger and Prefect's database write to the same disk."""
@@ -43,7 +45,9 @@ class ArtifactStore:
         self.headroom_bytes = headroom_bytes
         self.quota_bytes = quota_bytes
         """What artifacts may take up together; 0 for as much as the disk has."""
-        for room in ("artifacts", "manifests", "scratch", "owners"):
+        self.packs = Packs(self)
+        """Those that are kept as their difference to another one."""
+        for room in ("artifacts", "packed", "manifests", "scratch", "owners"):
             (self.root / room).mkdir(parents=True, exist_ok=True)
         (self.root / ".lock").touch()
 
@@ -79,6 +83,7 @@ class ArtifactStore:
                 folder.rename(place)
                 sync(place.parent)
                 sync(folder.parent)
+            self.packs.drop(digest)  # what is whole needs none
         for path in (place, *(p for p in place.rglob("*") if p.is_dir())):
             path.chmod(0o555)  # after the rename: moving a read-only folder is refused to all but root
         if folder.exists():
@@ -127,7 +132,11 @@ class ArtifactStore:
 
     # --- looking up --------------------------------------------------------------------------------------------------
     def has(self, digest: str) -> bool:
-        """Whether the store holds ``digest``; whether it is undamaged says ``verify``."""
+        """Whether the store holds ``digest``, whole or packed; whether it is undamaged says ``verify``."""
+        return self.is_whole(digest) or (self.manifest_of(digest).exists() and self.packs.has(digest))
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether the store holds ``digest`` as the folder that it was made as."""
         return (
             _DIGEST.fullmatch(digest) is not None and self._place(digest).is_dir() and self.manifest_of(digest).exists()
         )
@@ -149,7 +158,7 @@ class ArtifactStore:
         return found
 
     def get(self, digest: str, *, use: bool = True) -> Artifact:
-        """The artifact ``digest``; with ``use`` its last use is now.
+        """The artifact ``digest``; with ``use`` its last use is now. The folder of a packed one is its pack's.
 
         Raises:
             ModelRefused: if the store does not hold it.
@@ -161,19 +170,27 @@ class ArtifactStore:
             self._stamp(digest)
         listed = json.loads(self.manifest_of(digest).read_bytes())
         files = tuple(FileDigest.model_validate(entry) for entry in listed["files"])
-        return Artifact(digest=digest, folder=str(self._place(digest)), files=files)
+        return Artifact(digest=digest, folder=str(self.folder_of(digest)), files=files)
+
+    def folder_of(self, digest: str) -> Path:
+        """Where an artifact lies: as it was made, or its pack."""
+        return self._place(digest) if self._place(digest).is_dir() else self.packs.place(digest)
 
     def digests(self) -> list[Digest]:
         """Every artifact in the store, sorted."""
-        return sorted(path.name for path in (self.root / "artifacts").iterdir() if _DIGEST.fullmatch(path.name))
+        whole = [path.name for path in (self.root / "artifacts").iterdir() if _DIGEST.fullmatch(path.name)]
+        return sorted({*whole, *self.packs.digests()})
 
     def verify(self, digest: str) -> Artifact:
         """Hash every file again and compare.
 
         Raises:
-            ModelRefused: listing every file that differs, with both hashes, that is missing, or that is new.
+            ModelRefused: listing every file that differs, with both hashes, that is missing, or that is new; or it is
+                packed, so that there are no such files.
         """
         artifact = self.get(digest)
+        if not self.is_whole(digest):
+            raise ModelRefused(f"artifact {digest} is packed in {artifact.folder}; unpack it first")
         folder = Path(artifact.folder)
         found = {f.path: f for f in hash_all(folder, plain_files(folder))}
         recorded = {f.path: f for f in artifact.files}
@@ -213,7 +230,7 @@ class ArtifactStore:
         Raises:
             DiskFull: naming what is needed and what is free, or what the quota is and what is taken up.
         """
-        if self.quota_bytes and bytes_needed + (taken := bytes_under(self.root / "artifacts")) > self.quota_bytes:
+        if self.quota_bytes and bytes_needed + (taken := self.taken_bytes()) > self.quota_bytes:
             raise DiskFull(
                 f"{self.root} may hold {_mib(self.quota_bytes)} and holds {_mib(taken)}; {_mib(bytes_needed)} more are "
                 f"needed. Make room for {_mib(bytes_needed + taken - self.quota_bytes)} (`empelt gc`), or raise "
@@ -230,10 +247,16 @@ class ArtifactStore:
                 needed_bytes=more,
             )
 
+    def taken_bytes(self) -> int:
+        """What all artifacts take up, packed ones included."""
+        return bytes_under(self.root / "artifacts") + bytes_under(self.packs.root)
+
     # --- inside ------------------------------------------------------------------------------------------------------
     def _stamp(self, digest: str) -> None:
         with suppress(PermissionError):  # an agent that runs as another user may read, and says so by its report
             os.utime(self.manifest_of(digest))
+            if facts := self.packs.facts(digest):
+                os.utime(self.manifest_of(facts.parent))  # which is read with it
 
     def _place(self, digest: str) -> Path:
         return self.root / "artifacts" / digest
