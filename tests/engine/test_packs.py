@@ -98,7 +98,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return child, parent or {"other": ("U8", (1,), b"x")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pair=pairs())
 def test_any_tensors_come_back_byte_for_byte(pair: tuple[dict[str, Any], dict[str, Any]]):
     with tempfile.TemporaryDirectory() as place:
@@ -192,7 +192,7 @@ def whole_again(folder: Path, out: Path) -> dict[str, bytes]:
     return contents(out)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_by_name(models: dict[str, Path], where: float, bit: int):
     with tempfile.TemporaryDirectory() as place:
@@ -207,7 +207,7 @@ def test_a_flipped_bit_is_refused_by_name(models: dict[str, Path], where: float,
         assert not (Path(place) / "out").exists()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_pack_that_was_cut_is_refused(models: dict[str, Path], share: float):
     with tempfile.TemporaryDirectory() as place:

@@ -103,7 +103,7 @@ def test_a_packed_base_is_merged_from_and_given_back_byte_for_byte(home: dict[st
     assert f"{told['ratio']:.0%} of" in as_text(read_bases(settings()))
     (change,) = doors.open_ledger().base_changes("llama-tiny", "eu")
     assert (change.change, change.details["ratio"], change.details["kept"]) == ("packed", told["ratio"], True)
-    with pytest.raises(ModelRefused, match="is packed in .*; unpack it first"):
+    with pytest.raises(ModelRefused, match=r"is packed in .*; unpack it first"):
         store.verify(digest)
     with pytest.raises(InputError, match="is packed already"):
         pack_here(settings(), "eu")
@@ -127,7 +127,7 @@ def test_what_is_in_use_or_not_there_is_not_packed(home: dict[str, str]):
     store, digest, job = doors.open_store(), home["eu_llama-tiny"], a_job(home)
     claim = doors.open_ledger().claim(job.key, "run:1", 60)
     assert claim is not None
-    with pytest.raises(TransientError, match="in use by llama-tiny-instruct-v2 x eu"):
+    with pytest.raises(TransientError, match=r"in use by llama-tiny-instruct-v2 x eu"):
         pack_here(settings(), "eu")
     doors.open_ledger().release(claim)
     doors.open_ledger().want_staged(digest, "reference", owner="run:2", lease_seconds=60)
