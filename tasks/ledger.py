@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,7 +10,7 @@ from prefect.runtime import flow_run
 
 from tasks.disk import WAITS
 from tasks.domain.errors import DiskFull, InputError, PromotionFailed
-from tasks.domain.jobs import ClaimTicket, Job
+from tasks.domain.jobs import ClaimTicket, Job, Work
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
@@ -22,20 +21,6 @@ from tasks.standing import stopped
 
 UPLOAD = "upload"
 """The kind of a claim on a publication, which takes no place in the window of jobs: it needs no instance."""
-
-
-class Work(Protocol):
-    """What can be claimed: a job, or an upload."""
-
-    @property
-    def key(self) -> Digest:
-        """Names it."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The same for people."""
-        ...
 
 
 class Held(Renewal):
