@@ -154,7 +154,7 @@ def test_figures_are_told_by_channel_artifact_and_code_and_outlive_a_restart(sta
     behave(blue, status=500, times=1)
     assert gateway.ask().status_code == 200
     behave(blue)
-    gateway.ask(stream=True, cut_at=1, wait=0.05)
+    gateway.ask(stream=True, end_at=1)
     asyncio.run(restarted(gateway))
     gateway.route(green, generation=2)
     assert gateway.ask().status_code == 200
