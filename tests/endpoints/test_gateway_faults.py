@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 BLUE, GREEN = "b" * 64, "a" * 64
-SUPERVISED = {"limits": {"hold_seconds": 5.0, "idle_seconds": 2.0, "request_seconds": 20.0}}
+SUPERVISED = {"limits": {"hold_seconds": 5.0, "idle_seconds": 4.0, "request_seconds": 20.0}}
 
 
 @pytest.fixture(scope="module")
