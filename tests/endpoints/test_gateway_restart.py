@@ -22,7 +22,10 @@ def blue(upstream):
 
 def has_ended(pid):
     """Whether or not somebody has asked for its exit code."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def load(gateway, during):
