@@ -95,9 +95,9 @@ def chosen_models(models: Models) -> tuple[list[str], list[str]]:
     if models == "none":
         return [], []
     live = {state.artifact_digest for state in ledger.channels()}
-    before = {p.previous_digest for state in ledger.channels() for p in ledger.promotions(state.channel)[:1]}
-    named = {digest for digest in live | before if digest is not None}
-    wanted = set(store.digests()) if models == "all" else {digest for digest in named if store.has(digest)}
+    named = live | {p.artifact_digest for state in ledger.channels() for p in ledger.served_before(state.channel)[:1]}
+    # What is packed is a tuned base, which its source has: a copy of a pack would need its parent beside it.
+    wanted = {digest for digest in (store.digests() if models == "all" else named) if store.is_whole(digest)}
     return sorted(wanted), sorted(named - wanted)
 
 

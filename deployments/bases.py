@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from deployments.catalog_file import CatalogFile
 from deployments.proving import Proven, prove_parent
 from deployments.showing import human_bytes
-from tasks.domain.catalog import Family, Name, Target, TunedBase
+from tasks.domain.catalog import Family, Name, Repository, Target, TunedBase
 from tasks.domain.errors import CatalogError, InputError, ModelRefused
 from tasks.domain.gate import Gate
 from tasks.domain.models import ModelRef, RepoId
@@ -21,6 +21,7 @@ from tasks.doors import open_source
 from tasks.settings import Settings
 from tasks.sources.detection import name_problem
 from tasks.sources.preflight import PreflightReport, preflight
+from tasks.sources.stated import licence_problem
 
 HINT_GATE = "name another gate with --gate, or add the benchmarks to tasks/harness/suites"
 
@@ -82,17 +83,7 @@ def examine(settings: Settings, wish: Wish) -> Found:
     ref = source.resolve(repo, wish.revision or (entry.revision if entry else None))
     if entry is not None and entry.revision not in (None, ref.revision):
         notes.append(f"it was pinned to {entry.revision}; with another revision every target that uses it is due again")
-    base = source.resolve(family.base.repo, family.base.revision)
-    report = proven = None
-    try:
-        report = preflight(source, ref, base, allowed_architectures=family.architectures)
-    except ModelRefused as refusal:
-        problems += refusal.problems or [str(refusal)]
-    if report is not None:  # weights of another shape have no distance
-        try:
-            proven = prove_parent(family, wish.language, ref, base, entry.parent if entry else None)
-        except InputError as refusal:
-            problems += refusal.problems or [str(refusal)]
+    report, proven = look_over(family, wish.language, ref, entry.parent if entry else None, problems)
     name, target = "", None
     try:
         name, target = _write_into(file, family, ref, wish, notes, settings)
@@ -106,6 +97,38 @@ def examine(settings: Settings, wish: Wish) -> Found:
     return Found(file, ref, report, proven, name, target, notes)
 
 
+def look_over(
+    family: Family, language: str, ref: ModelRef, parent: Repository | None, problems: list[str]
+) -> tuple[PreflightReport | None, Proven | None]:
+    """Pre-flight, licence and parent of what is to be a tuned base; what is wrong is added to ``problems``."""
+    source = open_source()
+    base = source.resolve(family.base.repo, family.base.revision)
+    report = proven = None
+    try:
+        report = preflight(source, ref, base, allowed_architectures=family.architectures)
+    except ModelRefused as refusal:
+        problems += refusal.problems or [str(refusal)]
+    if problem := licence_problem(source, [ref, base], family.licences):
+        problems.append(f"licence: {ref}: {problem}")
+    if report is not None:  # weights of another shape have no distance
+        try:
+            proven = prove_parent(family, language, ref, base, parent)
+        except InputError as refusal:
+            problems += refusal.problems or [str(refusal)]
+    return report, proven
+
+
+def name_is_of_a_base(family: Family, language: str, repo: str) -> None:
+    """InputError if a repository is something else in this family by its name."""
+    if repo == family.base.repo:
+        raise InputError(f"{repo} is the base of {family.family} itself: it has no language of its own")
+    if name_problem(repo, family.instruct.pattern, family.instruct.deny) is None:
+        raise InputError(f"{repo} is an instruct release of {family.family} by its name, and no base of a language")
+    others = [code for code, tuned in family.tuned_bases.items() if tuned.repo == repo and code != language]
+    if others:
+        raise InputError(f"{repo} is the tuned base {others[0]!r} of {family.family} already")
+
+
 def _repository(file: CatalogFile, family: Family, entry: TunedBase | None, wish: Wish) -> str:
     """The repository that is meant."""
     if entry is None and wish.repo is None:
@@ -117,13 +140,12 @@ def _repository(file: CatalogFile, family: Family, entry: TunedBase | None, wish
         where = f"{file.path}: tuned_bases.{wish.language}"
         raise InputError(f"{where} is {entry.repo}, not {wish.repo}; change it there, or leave the repository out")
     repo = wish.repo or (entry.repo if entry else "")
-    if repo == family.base.repo:
-        raise InputError(f"{repo} is the base of {wish.family} itself: it has no language of its own to add")
-    if name_problem(repo, family.instruct.pattern, family.instruct.deny) is None:
-        raise InputError(f"{repo} is an instruct release of {wish.family} by its name, and no base of a language")
-    others = [code for code, tuned in family.tuned_bases.items() if tuned.repo == repo and code != wish.language]
-    if others:
-        raise InputError(f"{repo} is the tuned base {others[0]!r} of {wish.family} already")
+    name_is_of_a_base(family, wish.language, repo)
+    if entry is not None and entry.retired:
+        raise InputError(
+            f"{file.path}: tuned_bases.{wish.language} was retired: {entry.retired}. Bring it, or a successor, back "
+            f"into use with `empelt base update {wish.family}/{wish.language} [OWNER/NAME]`"
+        )
     return repo
 
 

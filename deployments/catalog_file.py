@@ -8,6 +8,7 @@ as the watch's.
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -21,6 +22,9 @@ from tasks.domain.catalog import Catalog, load_catalog
 from tasks.domain.errors import CatalogError, InputError
 from tasks.domain.yaml_lines import Document
 from tasks.harness.suite import known_benchmarks, requests_of
+
+_PLAIN = re.compile(r"[\w./@+-]+( [\w./@+-]+)*")
+"""What is written without quotes, unless it reads as something else than a text."""
 
 
 class CatalogFile:
@@ -58,6 +62,18 @@ class CatalogFile:
         else:
             self._append(("tuned_bases", language), "revision", revision)
         self._wanted["tuned_bases"].setdefault(language, {"repo": repo})["revision"] = revision
+
+    def state(self, language: str, **values: str) -> None:
+        """Set keys of a tuned base's entry, which is there; no other line changes."""
+        entry = self._wanted["tuned_bases"][language]
+        for key, value in values.items():
+            stated = self._find("tuned_bases", language, key)
+            if stated is None:
+                self._append(("tuned_bases", language), key, value)
+            else:
+                start, end = stated.start_mark.index, stated.end_mark.index
+                self.text = self.text[:start] + _on_one_line(value) + self.text[end:]
+            entry[key] = value
 
     def add_target(self, name: str, target: Mapping[str, Any]) -> None:
         """Add a target below the others; what is a list or a mapping in it stands on one line."""
@@ -153,8 +169,8 @@ def _on_one_line(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_on_one_line(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_on_one_line, value)) + "]"
-    if isinstance(value, str) and yaml.safe_load(f"[{value}]") == [value] and len(value) != 40:
-        return value
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(f"[{value}]") == [value]:
+        return value if len(value) != 40 else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from deployments import collecting, completion, operating
+from deployments import base_commands, collecting, completion, operating
 from deployments.deploy_command import deploy
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 base = typer.Typer(
     name="base",
-    help="Tuned bases: register one, with proof of its parent.",
+    help="Tuned bases: add, update, retire, list, pack and unpack them.",
     no_args_is_help=True,
     epilog=app.info.epilog,
 )
@@ -328,6 +328,8 @@ def agent() -> None:
     run_agent_here(settings())
 
 
+for _name, _run in base_commands.COMMANDS.items():
+    base.command(_name)(_run)
 app.command()(collecting.gc)
 app.command()(operating.doctor)
 app.command()(operating.backup)

@@ -32,6 +32,17 @@ def languages(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(lambda: _of_families(ctx, lambda told: told.get("tuned_bases", {})), incomplete)
 
 
+def bases(incomplete: str) -> list[str]:
+    """Tuned bases of all families that run here, as ``family/language``."""
+
+    def names() -> Iterable[str]:
+        for name in families(""):
+            told = yaml.safe_load((settings().catalog / f"{name}.yaml").read_text(encoding="utf-8"))
+            yield from (f"{name}/{code}" for code in told.get("tuned_bases", {}))
+
+    return _offered(names, incomplete)
+
+
 def gates(incomplete: str) -> list[str]:
     """Gates of the catalog."""
     return _offered(lambda: (path.stem for path in (settings().catalog / "gates").glob("*.yaml")), incomplete)

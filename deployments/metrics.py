@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -23,12 +24,13 @@ from tasks.settings import Settings
 from tasks.standing import rows_of
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.figures import figures
+from tasks.store.garbage import bytes_under
 
 logger = logging.getLogger(__name__)
 STANDINGS = ("due", "running", "waiting", "held", "exhausted")
 WATCH_STATES = ("COMPLETED", "FAILED", "CRASHED")
 WATCH = "watch-hub"
-"""As ``tasks.ledger`` names the claim that keeps watches apart; said here again, since that one imports Prefect."""
+"""Of a ledger that an older version wrote: each of its watches was an attempt."""
 
 
 def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -159,7 +161,9 @@ def _polls(states: list[PollState]) -> Iterator[Metric]:
 
 def _size_of(store: ArtifactStore, digest: str) -> int:
     try:
-        return sum(file.size for file in store.get(digest, use=False).files)
+        artifact = store.get(digest, use=False)
+        packed = store.packs.facts(digest) is not None
+        return bytes_under(Path(artifact.folder)) if packed else sum(file.size for file in artifact.files)
     except InputError:
         return 0  # removed since it was listed
 

@@ -1,8 +1,8 @@
 """Child processes of one installation: started, recorded, restarted, ended. Never one too many, never one left over.
 
-A process is known by pid *and* start time, since pids are used again. Every child carries EMPELT_INSTANCE=<id of this
-home> in its environment, and so does all that it starts (flow runs, vLLM instances); what a killed `empelt up` left
-behind is found by that variable, whoever its parent is now.
+A process is known by pid *and* start, since pids are used again (``tasks.store.identity``). Every child carries
+EMPELT_INSTANCE=<id of this home> in its environment, and so does all that it starts (flow runs, vLLM instances); what a
+killed `empelt up` left behind is found by that variable, whoever its parent is now.
 """
 
 import fcntl
@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
-from tasks.processes import end_processes, marked_processes, same_process, start_time
+from tasks.processes import end_processes, marked_processes, same_process
+from tasks.store.identity import start_of
 
 MARK = "EMPELT_INSTANCE"
 STEADY_SECONDS = 600
@@ -162,7 +163,7 @@ class Supervisor:
         rows = [
             {"name": c.name, "pid": c.process.pid, "start_time": started}
             for c in self.children
-            if c.process and c.process.poll() is None and (started := start_time(c.process.pid)) is not None
+            if c.process and c.process.poll() is None and (started := start_of(c.process.pid)) is not None
         ]
         half = self._record.with_suffix(".half")
         half.write_text(json.dumps(rows, indent=1))

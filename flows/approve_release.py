@@ -38,11 +38,11 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
         if standing == "live":
             state = publish_model(waiting.request)  # switches nothing: it waits until the gateway has said so
             wanted = decision == "publish"
-            record_decision(waiting, "published", by if wanted else "an earlier run", told)
+            record_decision(waiting, "published", by if wanted else "an earlier run", told, held.fence)
             message = f"{state.channel} serves it already, as {told}"
             return Completed(name="Published" if wanted else "Refused", message=message)
         if decision == "reject":
-            record_decision(waiting, "rejected", by, comment)
+            record_decision(waiting, "rejected", by, comment, held.fence)
             return Completed(name="Rejected", message=f"rejected by {by}: {comment}")
         digest = waiting.request.artifact_digest
         with staged(job.family, digest, job.channel, job.release.ref) as ready:
@@ -56,6 +56,6 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
             reason = f"approved by {by}. {comment} {verdict.reasons[-1]}"
             changes = {"expected_generation": generation, "fence": held.fence, "reason": reason}
             state = publish_model(waiting.request.model_copy(update=changes))
-        record_decision(waiting, "published", by, comment)
+        record_decision(waiting, "published", by, comment, held.fence)
         show_decision(job, verdict, model, "Published", state.generation)
     return Completed(name="Published", message=f"{state.channel} serves generation {state.generation}; {reason}")

@@ -7,7 +7,7 @@ from prefect.states import Completed
 from flows.publish_model import publish_model
 from tasks.approve import ask_approval
 from tasks.cancelled import hold_on_cancel
-from tasks.disk import reserve_room, wait_for_room
+from tasks.disk import WAITS_FOR_ROOM, reserve_room
 from tasks.domain.errors import DiskFull
 from tasks.domain.jobs import ClaimTicket, Job, PublishRequest, ReleaseText
 from tasks.domain.models import ModelRef
@@ -39,7 +39,7 @@ def remerge_release(
     try:
         return _carry_out(job, claim)
     except DiskFull as full:
-        return Completed(name="WaitsForRoom", message=wait_for_room(job, full))
+        return Completed(name="WaitsForRoom", message=f"{WAITS_FOR_ROOM}: {full}")
 
 
 def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
@@ -71,7 +71,7 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
                 generation = publish_model(request).generation
         if outcome == "awaiting":
             ask_approval(request, verdict.reasons[-1])
-        end_job(job, outcome, " ".join(verdict.reasons), digest)
+        end_job(job, outcome, " ".join(verdict.reasons), digest, held.fence)
         show_decision(job, verdict, candidate, ended, generation if outcome == "published" else None)
     told = f"{job.channel} serves {job.release.ref} as generation {generation}" if outcome == "published" else None
     return Completed(name=ended, message=told or " ".join(verdict.reasons))

@@ -7,12 +7,13 @@ from prefect.states import Completed
 from tasks.cancelled import hold_cancelled
 from tasks.doors import open_catalog
 from tasks.forms import keep_forms
-from tasks.hub import find_releases, report_calls
-from tasks.ledger import WATCH, alone
+from tasks.hub import find_releases
 from tasks.lost import find_lost
 from tasks.overview import show_pages
 from tasks.pauses import rested
 from tasks.plan import dispatch, plan_due, report_plan, room
+from tasks.polls import report_calls
+from tasks.turns import WATCH, alone
 
 
 @flow(name="watch-hub", flow_run_name="watch", log_prints=False)

@@ -6,6 +6,7 @@ from tasks.admission import hold_key
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.doors import open_ledger, open_source, open_store
+from tasks.recall import Recall
 from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
 
@@ -14,27 +15,34 @@ IDENTITY = "identity:"
 """Only a person lifts these."""
 
 
-def lift_moot(family: Family, listed: Mapping[str, RepoState]) -> None:
+def lift_moot(family: Family, listed: Mapping[str, RepoState], held: Mapping[str, str]) -> set[str]:
     """Take off the holds on states that are no more: the repository moved on, was renamed, or is gone.
 
     Args:
         family: whose releases they are.
         listed: repositories that its rule knows, as the source lists them now.
+        held: key -> reason of everything that is held.
+
+    Returns:
+        The keys of the holds that were taken off.
     """
-    for hold in open_ledger().holds():
-        repo_id, _, sha = hold.key.removeprefix("release:").partition("@")
-        rule = family.instruct
-        ours = hold.key.startswith("release:") and repo_id.split("/")[0] in rule.organizations
-        if not ours or hold.reason.startswith((IDENTITY, VANISHED)) or name_problem(repo_id, rule.pattern, rule.deny):
+    rule, lifted = family.instruct, {}
+    for key, reason in held.items():
+        repo_id, _, sha = key.removeprefix("release:").partition("@")
+        ours = key.startswith("release:") and repo_id.split("/")[0] in rule.organizations
+        if not ours or reason.startswith((IDENTITY, VANISHED)) or name_problem(repo_id, rule.pattern, rule.deny):
             continue
         state = listed.get(repo_id)
         if state is None:
-            open_ledger().release_hold(hold.key, f"{repo_id} is not listed any more")
+            lifted[key] = f"{repo_id} is not listed any more"
         elif state.sha != sha:
-            open_ledger().release_hold(hold.key, f"{repo_id} moved on to {state.sha}")
+            lifted[key] = f"{repo_id} moved on to {state.sha}"
+    for key, why in lifted.items():
+        open_ledger().release_hold(key, why)
+    return set(lifted)
 
 
-def hold_vanished(family: Family, listed: Sequence[RepoState]) -> list[str]:
+def hold_vanished(family: Family, listed: Sequence[RepoState], recall: Recall, held: Mapping[str, str]) -> list[str]:
     """Hold releases on record whose repository is gone, and lift that where it is there again. Nothing is removed.
 
     A release whose files are in the store needs its repository no more, and is left alone.
@@ -42,16 +50,16 @@ def hold_vanished(family: Family, listed: Sequence[RepoState]) -> list[str]:
     Args:
         family: whose releases they are.
         listed: all that the source lists of the family's organisations, whatever their names.
+        recall: what the ledger remembers of the family now.
+        held: key -> reason of everything that is held.
 
     Returns:
         A line for each release that is held from now on.
     """
     ledger, told = open_ledger(), []
-    held = {hold.key: hold.reason for hold in ledger.holds()}
-    on_record = ledger.releases(family.family)
     names, ids = {state.repo_id for state in listed}, {state.internal_id for state in listed}
-    last = ledger.remembered({release.ref.repo_id for release in on_record}, ()).by_name
-    for release in on_record:
+    last = recall.last(release.ref.repo_id for release in recall.releases)
+    for release in recall.releases:
         repo_id, key = release.ref.repo_id, hold_key(release.ref)
         seen = last.get(repo_id)
         # Under whatever name; one that took its name is another one.

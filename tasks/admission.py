@@ -5,6 +5,7 @@ from datetime import datetime
 
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
+from tasks.domain.lineage import Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import open_ledger, open_source
 from tasks.heads import resolve
@@ -12,6 +13,7 @@ from tasks.settings import settings
 from tasks.sources.detection import name_problem
 from tasks.sources.protocol import RepoState
 from tasks.sources.recognition import Findings, Memory, Recognition, Rule, look, recognise
+from tasks.sources.stated import licence_problem
 
 
 def hold_key(ref: ModelRef) -> str:
@@ -126,6 +128,18 @@ def _release(family: Family, found: Recognition, released_at: datetime, now: dat
         released_at=released_at,
         seen_at=now,
     )
+
+
+def check_licences(family: Family, lineage: Lineage) -> None:
+    """Refuse a merge of a tuned base, or of a stated parent, whose licence the family does not allow, as of a release.
+
+    Raises:
+        ModelRefused: naming what each states, and what is allowed.
+        HubUnavailable: the source did not answer, so nothing is known.
+    """
+    refs = [part.ref for part in lineage.ingredients if part.role.startswith(("tuned:", "parent:"))]
+    if problem := licence_problem(open_source(), refs, family.licences):
+        raise ModelRefused(f"licence: tuned bases of {lineage.target}: {problem}")
 
 
 def _memory(family: Family, state: RepoState) -> Memory:

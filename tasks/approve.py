@@ -24,7 +24,7 @@ from tasks.waiting import find_waiting, name_of
 def ask_approval(request: PublishRequest, reason: str) -> None:
     """Write down that this candidate waits for a person, and put it into the form of ``approve_release``."""
     run_id = flow_run.get_id()
-    open_ledger().ask_approval(request, reason, str(run_id) if run_id else None)
+    open_ledger().ask_approval(request, reason, str(run_id) if run_id else None, fence=request.fence)
     refresh_forms(settings())
     url = f"{settings().prefect_url}/v2/deployments"
     get_run_logger().info("waits for approval: run approve-release/by-hand (%s)", url)
@@ -72,18 +72,23 @@ def how_it_stands(waiting: Approval) -> tuple[Literal["waiting", "decided", "liv
 
 
 @task(name="record-decision", task_run_name="record: {state}", cache_policy=NO_CACHE)
-def record_decision(waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str) -> None:
-    """Append what was decided and by whom; the form then no longer offers it."""
-    decide(waiting, state, by, comment)
+def record_decision(
+    waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str, fence: int | None = None
+) -> None:
+    """Append what was decided and by whom, under the claim with ``fence``; the form then no longer offers it."""
+    decide(waiting, state, by, comment, fence)
     get_run_logger().info("%s: %s by %s", name_of(waiting), state, by)
     refresh_forms(settings())
 
 
-def decide(waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str) -> None:
+def decide(
+    waiting: Approval, state: Literal["published", "rejected"], by: str, comment: str, fence: int | None = None
+) -> None:
     """Append what was decided, as the end of the job too.
 
     Raises:
         InputError: if somebody else has decided meanwhile.
+        PromotionFailed: if the attempt with ``fence`` is over: somebody else may be deciding.
     """
     ledger, run_id, key = open_ledger(), flow_run.get_id(), waiting.job_key
     run, digest = str(run_id) if run_id else None, waiting.request.artifact_digest
@@ -92,5 +97,5 @@ def decide(waiting: Approval, state: Literal["published", "rejected"], by: str, 
     # The end first: were it second, a crash in between would leave a decided job that is due again.
     open_still = asked is not None and asked.state in ("waiting", "superseded")
     if open_still and (end is None or (end.outcome, end.artifact_digest) != (state, digest)):
-        ledger.record_job_end(key, state, reason, artifact_digest=digest, flow_run_id=run)
+        ledger.record_job_end(key, state, reason, artifact_digest=digest, flow_run_id=run, fence=fence)
     ledger.decide(key, state, by=by, reason=comment, flow_run_id=run)

@@ -21,10 +21,11 @@ from tasks.domain.jobs import run_name
 from tasks.domain.models import Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import Look, build_job, look_up
-from tasks.ledger import WATCH, alone
 from tasks.plan import room
+from tasks.retired import retired_languages
 from tasks.runs import HUB
 from tasks.standing import newest_served, rows_of, standing
+from tasks.turns import WATCH, alone
 
 POLL_SECONDS = 5.0
 SETTLED = ("published", "kept", "running", "waiting")
@@ -55,7 +56,7 @@ def targets_of(family: str, language: str | None, target: str | None) -> tuple[s
         open_catalog().target(family, target)
         return (target,)
     if language is None:
-        return tuple(chosen.targets)
+        return tuple(name for name in chosen.targets if not retired_languages(chosen, name))
     found = tuple(name for name, one in chosen.targets.items() if language in one.languages)
     if not found:
         known = sorted({code for one in chosen.targets.values() for code in one.languages})

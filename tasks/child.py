@@ -14,15 +14,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tasks.domain import errors
 from tasks.domain.errors import InputError, PipelineError, TransientError
+from tasks.environment import without_secrets
 from tasks.guard import Guard
-from tasks.processes import MARK, Identity, new_mark, recorded, start_time
+from tasks.processes import MARK, new_mark, recorded
+from tasks.store.identity import Identity, start_of
 
 Event = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def run_child(
     silence_seconds: float | None = None,
     records: Path | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
+    secrets: Collection[str] = (),
 ) -> Event:
     """Run ``python -m module arguments`` and return its last event.
 
@@ -49,6 +52,7 @@ def run_child(
         silence_seconds: ended as well after saying nothing for so long; None: it may be silent until the deadline.
         records: folder in which it is written down while it runs, for ``tasks.processes.end_orphans``.
         on_event: called with each event.
+        secrets: variables that it inherits though they are secrets; it sees no others.
 
     Raises:
         PipelineError: of the kind that the child named; TransientError if it was killed, overran its deadline or fell
@@ -56,7 +60,7 @@ def run_child(
     """
     mark = new_mark()
     command = [sys.executable, "-m", "tasks.tether", str(os.getpid()), module, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONUNBUFFERED": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **without_secrets(os.environ, secrets), "PYTHONUNBUFFERED": "1"}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, MARK: mark}
@@ -67,7 +71,7 @@ def run_child(
     reader.start()
     last: Event = {}
     with ExitStack() as stack:
-        started = start_time(process.pid)
+        started = start_of(process.pid)
         if records is not None and started is not None:
             stack.enter_context(recorded(records, Identity(process.pid, started), mark, module))
         stack.callback(reader.join, 5)

@@ -1,7 +1,13 @@
 """The doors to the rooms, opened from this process's settings; each once: a run has one ledger and one store."""
 
+import atexit
+import os
+import shutil
+import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from tasks.settings import settings
 
@@ -62,9 +68,25 @@ def open_source() -> "HubSource | DirectorySource":
         from tasks.sources.directory import DirectorySource
 
         return DirectorySource.at(endpoint)
+    _keep_client_in(settings().store / "scratch")
     from tasks.sources.hub import HubSource
 
     return HubSource(endpoint, token.get_secret_value() if token else None)
+
+
+def _keep_client_in(scratch: Path) -> None:
+    """Have the Hub's client cache below ``scratch``, in a folder that goes with this process.
+
+    Its own place is in the home folder of whoever runs the worker, where no quota counts it and nothing collects it. A
+    download to a folder leaves nothing there today, but Xet, where it is switched on, keeps chunks and logs. What a
+    killed process leaves is removed with all half-done work. The client reads this when it is first imported.
+    """
+    if "huggingface_hub" in sys.modules:
+        return
+    own = scratch / f"hub-client-{os.getpid()}-{uuid4().hex[:8]}"  # made by the client, if it ever writes to it
+    for name, folder in (("HF_HUB_CACHE", "hub"), ("HF_XET_CACHE", "xet")):
+        os.environ.setdefault(name, str(own / folder))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
 
 
 def forget() -> None:

@@ -56,6 +56,7 @@ def _measure(artifact: Artifact, ready: Ready, benchmarks: Sequence[str]) -> lis
         deadline_seconds=settings().evaluate_deadline_seconds,
         silence_seconds=settings().silence_seconds,
         records=settings().children,
+        secrets=["EMPELT_API_KEY"],  # of the server that is asked, where it wants one
     )
     measured = read_result(out)
     shutil.rmtree(scratch)

@@ -15,13 +15,16 @@ from prefect.settings import PREFECT_API_URL
 from tasks.domain.catalog import Catalog, load_catalog
 from tasks.domain.due import order_releases
 from tasks.domain.forms import approve_form, backfill_form, publish_form, remerge_form, rollback_form
+from tasks.domain.models import Digest
 from tasks.prefect_api import prefect_of
 from tasks.settings import Settings, settings
+from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
 from tasks.waiting import name_of
 
 Form = Callable[[dict[str, Any]], dict[str, Any]]
 MOST_SERVED = 10
+"""Artifacts that the form of a roll-back names for each channel, the latest first."""
 
 
 def refresh_forms(chosen: Settings, api: str = "") -> list[str]:
@@ -44,7 +47,7 @@ def forms_now(chosen: Settings) -> dict[str, Form]:
     # Read anew, not open_catalog(): the caller may just have changed a file.
     catalog = load_catalog(chosen.catalog, chosen.family_names)
     with Ledger.open(chosen.ledger) as ledger:
-        return forms(catalog, ledger)
+        return forms(catalog, ledger, _in_store(chosen))
 
 
 @task(name="refresh-forms", cache_policy=NO_CACHE)
@@ -53,8 +56,18 @@ def keep_forms() -> list[str]:
     return refresh_forms(settings(), str(PREFECT_API_URL.value() or ""))  # of the server that this run belongs to
 
 
-def forms(catalog: Catalog, ledger: Ledger) -> dict[str, Form]:
-    """Deployment -> what makes its form out of the schema that Prefect made from the flow's signature."""
+def _in_store(chosen: Settings) -> Callable[[Digest], bool]:
+    """Whether an artifact can still be served; believed where this machine does not see the store."""
+    if not (chosen.store / "artifacts").is_dir():
+        return lambda _: True
+    return ArtifactStore(chosen.store).has
+
+
+def forms(catalog: Catalog, ledger: Ledger, there: Callable[[Digest], bool]) -> dict[str, Form]:
+    """Deployment -> what makes its form out of the schema that Prefect made from the flow's signature.
+
+    A channel is offered only such artifacts to go back to as are ``there``.
+    """
     families = {name: sorted(family.targets) for name, family in catalog.families.items()}
     releases = order_releases(release for name in families for release in ledger.releases(name))
     own = {target.channel for family in catalog.families.values() for target in family.targets.values()}
@@ -62,7 +75,7 @@ def forms(catalog: Catalog, ledger: Ledger) -> dict[str, Form]:
     served = [
         f"{p.channel} {p.artifact_digest[:12]} ({p.release.slug}, generation {p.generation})"
         for channel in channels
-        for p in ledger.promotions(channel)[:MOST_SERVED]
+        for p in [p for p in ledger.promotions(channel) if there(p.artifact_digest)][:MOST_SERVED]
     ]
     waiting = list(dict.fromkeys(name_of(wish) for wish in ledger.awaiting_approval()))
     refs = [f"{release.ref.repo_id}@{release.ref.revision}" for release in releases]

@@ -19,7 +19,7 @@ from tasks.doors import open_store
 from tasks.references import references
 from tasks.settings import settings
 from tasks.store.files import drop, newest_change
-from tasks.store.garbage import bytes_under, drop_lone_manifests, keep, last_used, remove
+from tasks.store.garbage import bytes_under, drop_lone_manifests, is_removable, keep, last_used, remove
 
 STALE_SCRATCH = timedelta(days=1)
 """Half-done work whose process cannot be told (another host's) is removed when nothing was written for this long."""
@@ -47,11 +47,11 @@ def _artifacts(dry_run: bool) -> Iterator[Found]:
         keep(store, named)
         drop_lone_manifests(store)
     for digest in store.digests():
-        what = {"what": digest, "kind": "artifact", "bytes": bytes_under(store.root / "artifacts" / digest)}
+        what = {"what": digest, "kind": "artifact", "bytes": bytes_under(store.folder_of(digest))}
         if digest in named:
             yield Found(**what, fate="kept", why=named[digest])
             continue
-        if not store.has(digest):
+        if not is_removable(store, digest):
             yield Found(**what, fate="kept", why="it has no manifest: it is being taken in, or was damaged")
             continue
         used = last_used(store, digest)

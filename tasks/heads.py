@@ -4,11 +4,22 @@ from typing import TYPE_CHECKING
 
 from tasks.domain.catalog import Repository
 from tasks.domain.errors import ModelRefused
-from tasks.domain.models import ModelRef
+from tasks.domain.models import Digest, ModelRef
 from tasks.doors import open_ledger, open_source
 
 if TYPE_CHECKING:
     from tasks.store.glance import Remembered
+
+
+def on_record(repository: Repository) -> tuple[str | None, Digest | None]:
+    """Revision and content digest of a catalog entry, by the ledger alone; None for what is not known there."""
+    ledger = open_ledger()
+    seen = ledger.repo_seen(repository.repo)
+    if seen is not None and repository.revision in (None, seen.revision):
+        return seen.revision, seen.content_digest
+    if repository.revision is None:
+        return None, None
+    return repository.revision, ledger.fetched(ModelRef(repo_id=repository.repo, revision=repository.revision))
 
 
 def resolve(repository: Repository, seen: "Remembered | None" = None) -> ModelRef:

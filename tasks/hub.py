@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.absence import VANISHED, hold_vanished, lift_moot
 from tasks.admission import examine, hold_key, release_of
+from tasks.disk import fetch_folder
 from tasks.domain.catalog import Family
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job
@@ -49,7 +48,7 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
     with counted(family_name), _as_asked():
         listed = [state for org in family.instruct.organizations for state in open_source().list_organisation(org)]
         states = instruct_releases(listed, pattern=family.instruct.pattern, deny=family.instruct.deny)
-        recall = Recall(family, states)
+        recall, noted = Recall(family, states), False
         for state in states:
             reason = recall.held.get(hold_key(state.ref))
             if recall.has(state) and not full_rescan:
@@ -57,11 +56,15 @@ def find_releases(family_name: str, full_rescan: bool = False) -> list[Release]:
             if reason is None or full_rescan or reason.startswith(SELF_LIFTING):
                 found = examine(family, state, now, rescan=full_rescan, memory=recall.memory(state))
                 _note(family, state, found, now)
-        ledger.record_watch(family_name, family.instruct.model_dump_json(), now)  # only now: all of it was looked at
-    lift_moot(family, {state.repo_id: state for state in states})
-    for told in hold_vanished(family, listed):
+                noted = True
+        rule = family.instruct.model_dump_json()
+        ledger.record_watch(family_name, rule, now, {s.repo_id for s in states})  # only now: all of it was looked at
+    recall = Recall(family, states) if noted else recall
+    lifted = lift_moot(family, {state.repo_id: state for state in states}, recall.held)
+    held = {key: reason for key, reason in recall.held.items() if key not in lifted}
+    for told in hold_vanished(family, listed, recall, held):
         get_run_logger().warning(told)
-    return ledger.releases(family_name)
+    return recall.releases
 
 
 def _note(family: Family, state: RepoState, found: Recognition, now: datetime) -> None:
@@ -99,17 +102,6 @@ def _as_asked() -> Iterator[None]:
         raise
 
 
-@task(name="report-calls", cache_policy=NO_CACHE)
-def report_calls() -> None:
-    """What this poll asked of its source, and what of the source's limits that is, as a table in the UI."""
-    poll = open_source().calls.poll(open_source().endpoint)
-    for usage in poll.usage:
-        get_run_logger().info("%s: %s", poll.endpoint, usage.sentence)
-    told = f'{poll.bytes_read} bytes read, {poll.refused} answers were "not now", {poll.waited_seconds:g} s waited'
-    rows = [usage.model_dump() for usage in poll.usage]
-    create_table_artifact(rows, key="watch-calls", description=f"Calls of one poll of {poll.endpoint}: {told}")
-
-
 @task(name="fetch", task_run_name="fetch {role}: {ref.slug}", tags=["hub"], **HUB)
 def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
     """Bring one model into the store, every file verified by hash; nothing to do if its digest is there.
@@ -122,7 +114,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
         logger.info("%s %s is in the store: %s", role, ref, digest[:12])
         return digest
     # One name for one model: a second worker waits here, and who comes after a crash finds what had arrived.
-    scratch = store.scratch(f"fetch-{digest}", outlives=True)
+    scratch = store.scratch(fetch_folder(digest), outlives=True)
     with alone_in(scratch):
         if store.has(digest):
             logger.info("%s %s was brought by another run: %s", role, ref, digest[:12])

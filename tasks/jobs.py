@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.runtime import flow_run
 
-from tasks.admission import admit
+from tasks.admission import admit, check_licences
 from tasks.domain.catalog import Family, Repository, Target
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import Job, parse_release
@@ -17,6 +17,7 @@ from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Digest, ModelRef, Release
 from tasks.doors import open_catalog, open_ledger, open_source
 from tasks.heads import resolve
+from tasks.retired import in_use
 from tasks.runs import HUB
 from tasks.sources.digest import remote_digest
 
@@ -92,7 +93,7 @@ def _found(family: Family, target: Target, look: Look) -> list[tuple[str, tuple[
     """Role, state and digest of all but the release."""
     wanted: list[tuple[str, Repository]] = [("base", family.base)]
     for code in target.languages:
-        tuned = family.tuned_bases[code]
+        tuned = in_use(family, code)
         wanted += [(f"tuned:{code}", tuned)] + ([(f"parent:{code}", tuned.parent)] if tuned.parent else [])
     return [(role, look(repository)) for role, repository in wanted]
 
@@ -126,6 +127,7 @@ def open_job(family_name: str, release: ModelRef | str, target: str) -> Job:
         ledger.record_release(known)
         known = next(r for r in ledger.releases(family_name) if r.content_digest == known.content_digest)
     job = build_job(family, target, known)
+    check_licences(family, job.lineage)
     ledger.record_job(job)
     return job
 

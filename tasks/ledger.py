@@ -2,24 +2,22 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.domain.errors import InputError
+from tasks.disk import WAITS
+from tasks.domain.errors import DiskFull, InputError, PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
-from tasks.lost import give_back_ended
+from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
-
-WATCH = "watch-hub"
-"""The claim that keeps two watches apart."""
 
 
 class Held:
@@ -57,10 +55,12 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
     held = Held(claim)
     try:
         yield claim
-    except InputError as refusal:
-        # Trying again would change nothing: the watch leaves the job alone until the hold is released.
+    except (InputError, DiskFull) as refusal:
+        # Trying again would change nothing: the watch leaves the job alone until the hold is released or there is room.
         if hold_refusals:
-            open_ledger().record_hold(job.key, f"{job.name}: {refusal}")
+            waits = WAITS if isinstance(refusal, DiskFull) else ""
+            with suppress(PromotionFailed):  # another attempt is under way, or has ended the job
+                open_ledger().record_hold(job.key, f"{waits}{job.name}: {refusal}", fence=claim.fence)
         raise
     finally:
         held.end()
@@ -69,7 +69,7 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
 
 def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
     """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
-    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
+    ledger, owner = open_ledger(), own_name()
     by_a_person = ticket is None or (flow_run.get_run_count() or 1) > 1
     claim = next((c for c in ledger.live_claims() if ticket and (c.job_key, c.fence) == (job.key, ticket.fence)), None)
     if claim is None or not ledger.renew(claim):
@@ -112,31 +112,16 @@ def lift_hold(key: str, reason: str = "by hand") -> list[Hold]:
     return found
 
 
-@contextmanager
-def alone(name: str) -> Iterator[bool]:
-    """Whether we are the only run of ``name``; held until the block ends, or for one lease after a crash.
-
-    Not a deployment limit of Prefect's: one lost lease there crashes a healthy run (PrefectHQ/prefect#21064; seen here
-    on a watch of 20 s, prefect 3.9.1, on a busy machine).
-    """
-    ledger, owner = open_ledger(), f"run:{flow_run.get_id() or 'by hand'}"
-    claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    if claim is None and give_back_ended(name):  # the run that had it crashed: do not wait for its lease
-        claim = ledger.claim(name, owner=owner, lease_seconds=settings().pending_seconds)
-    try:
-        yield claim is not None
-    finally:
-        if claim is not None:
-            ledger.release(claim)
-
-
 @task(name="end-job", task_run_name="end-job: {outcome}", cache_policy=NO_CACHE)
-def end_job(job: Job, outcome: JobOutcome, reason: str, digest: Digest | None) -> None:
-    """Append how the job ended. The watch does not dispatch a job that has ended well or was refused."""
+def end_job(job: Job, outcome: JobOutcome, reason: str, digest: Digest | None, fence: int) -> None:
+    """Append how the job ended. The watch does not dispatch a job that has ended well or was refused.
+
+    Raises:
+        PromotionFailed: if the attempt with ``fence`` is over: another one says how the job ends.
+    """
     run_id = flow_run.get_id()
     if outcome == "held":
-        open_ledger().record_hold(job.key, f"{job.name}: {reason}")
-    open_ledger().record_job_end(
-        job.key, outcome, reason, artifact_digest=digest, flow_run_id=str(run_id) if run_id else None
-    )
+        open_ledger().record_hold(job.key, f"{job.name}: {reason}", fence=fence)
+    run = str(run_id) if run_id else None
+    open_ledger().record_job_end(job.key, outcome, reason, artifact_digest=digest, flow_run_id=run, fence=fence)
     get_run_logger().info("%s: %s (%s)", job.name, outcome, reason)

@@ -47,7 +47,7 @@ SILENT_SECONDS = 240
 
 @task(name="find-lost", cache_policy=NO_CACHE)
 def find_lost() -> list[str]:
-    """Put right what crashed; what was done, for people. The caller holds the watch's claim: nobody dispatches now."""
+    """Put right what crashed; what was done, for people. It is the caller's turn: nobody dispatches now."""
     told = [f"ended {name}: its run is gone" for name in end_orphans(settings().children)]
     told += [f"removed {path.name}: the process that wrote it is gone" for path in open_store().drop_orphans()]
     with get_client(sync_client=True) as client:
@@ -59,13 +59,6 @@ def find_lost() -> list[str]:
     for line in told:
         get_run_logger().warning("%s", line)
     return told
-
-
-def give_back_ended(key: str) -> bool:
-    """Give back the claim on ``key`` if the run that holds it has ended; whether that was so."""
-    with get_client(sync_client=True) as client:
-        held = [claim for claim in open_ledger().live_claims() if claim.job_key == key]
-        return any(_give_back(client, claim) for claim in held)
 
 
 def _now() -> datetime:

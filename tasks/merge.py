@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
+from tasks.disk import merge_bytes
 from tasks.domain.card import card_files, merge_config
 from tasks.domain.errors import DiskFull, InputError, PipelineError, TransientError
 from tasks.domain.jobs import Job
@@ -24,6 +25,7 @@ from tasks.runs import is_transient, start_run
 from tasks.settings import settings
 from tasks.sizes import run_options
 from tasks.sources.cards import ancestry
+from tasks.sources.room import reserved
 
 
 @task(name="merge", task_run_name="merge {job.name}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient)
@@ -66,15 +68,16 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
     config, out = scratch / "config.json", scratch / "out"
     config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
-    progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-    report = run_child(
-        "tasks.engine",
-        [str(config), str(out), "--json-lines"],
-        deadline_seconds=settings().evaluate_deadline_seconds,
-        silence_seconds=settings().silence_seconds,
-        records=settings().children,
-        on_event=progress,
-    )
+    with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
+        progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
+        report = run_child(
+            "tasks.engine",
+            [str(config), str(out), "--json-lines"],
+            deadline_seconds=settings().evaluate_deadline_seconds,
+            silence_seconds=settings().silence_seconds,
+            records=settings().children,
+            on_event=progress,
+        )
     _describe(job, folders, report, out)
     artifact = store.adopt(out)
     shutil.rmtree(scratch)

@@ -1,15 +1,21 @@
 """What the pages of the UI tell, read from the ledger alone."""
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from tasks.admission import ruled
 from tasks.domain.catalog import Family
 from tasks.domain.due import PlanRow
-from tasks.domain.models import Release
+from tasks.domain.models import ChannelState, Release
 from tasks.domain.overview import JobView
 from tasks.domain.records import Hold, JobFact
 from tasks.domain.verdict import Verdict
 from tasks.doors import open_ledger
 from tasks.sources.detection import name_problem
 from tasks.standing import rows_of
+
+if TYPE_CHECKING:
+    from tasks.store.views import Told
 
 
 def views_of(family: Family, runs: dict[str, str]) -> list[JobView]:
@@ -21,17 +27,21 @@ def views_of(family: Family, runs: dict[str, str]) -> list[JobView]:
     """
     ledger = open_ledger()
     facts = {(f.job.target, f.job.release.content_digest): f for f in ledger.jobs(family.family)}
+    known, seen = ledger.releases(family.family), ledger.glance(family.family)
+    told, live = ledger.told(family.family, list(facts.values())), {c.channel: c for c in ledger.channels()}
+    planned = {release.content_digest for release in ruled(family, known)}
     found: list[JobView] = []
     for name, target in family.targets.items():
         here = {digest: fact for (of, digest), fact in facts.items() if of == name}
-        releases = [release for release in ledger.releases(family.family) if release.content_digest in here]
+        releases = [release for release in known if release.content_digest in here]
         keys = {digest: fact.job_key for digest, fact in here.items()}
-        planned = ruled(family, releases)
-        rows = rows_of(family.family, name, target.channel, planned, keys)
-        for release in releases:
-            if release not in planned:
-                rows += map(_by_hand, rows_of(family.family, name, target.channel, [release], keys))
-        found += [_view(here[row.release.content_digest], row, target.languages, runs) for row in rows]
+        rows = partial(rows_of, family.family, name, target.channel, keys=keys, seen=seen)
+        all_rows = rows([release for release in releases if release.content_digest in planned])
+        others = [release for release in releases if release.content_digest not in planned]
+        all_rows += [_by_hand(row) for release in others for row in rows([release])]
+        for row in all_rows:
+            fact = here[row.release.content_digest]
+            found.append(_view(fact, row, told[fact.job_key], live.get(row.channel), target.languages, runs))
     order = list(family.targets)
     return sorted(found, key=lambda v: (-v.row.release.released_at.timestamp(), order.index(v.row.target)))
 
@@ -43,11 +53,15 @@ def _by_hand(row: PlanRow) -> PlanRow:
     return row.model_copy(update={"standing": "held", "reason": "outside the family's rule: only run by hand"})
 
 
-def _view(fact: JobFact, row: PlanRow, languages: tuple[str, ...], runs: dict[str, str]) -> JobView:
-    ledger = open_ledger()
-    end, state = ledger.job_end(fact.job_key), ledger.channel(row.channel)
-    verdict = next((v for v in ledger.verdicts(row.family, row.target) if v.job_key == fact.job_key), None)
-    made = next((p for p in ledger.promotions(row.channel) if p.claim_key == fact.job_key), None)
+def _view(
+    fact: JobFact,
+    row: PlanRow,
+    told: "Told",
+    state: ChannelState | None,
+    languages: tuple[str, ...],
+    runs: dict[str, str],
+) -> JobView:
+    end, verdict, made, times = told
     # A rollback serves the same artifact again as a generation of its own: it is the artifact that counts.
     serves = made is not None and state is not None and state.artifact_digest == made.artifact_digest
     return JobView(
@@ -57,7 +71,7 @@ def _view(fact: JobFact, row: PlanRow, languages: tuple[str, ...], runs: dict[st
         generation=state.generation if serves and state else made.generation if made else None,
         serves=serves,
         run=runs.get(fact.job_key) or (end.flow_run_id if end else None),
-        times=ledger.stage_times(fact.job),
+        times=times,
         languages=languages,
     )
 

@@ -1,21 +1,21 @@
 """Prefect tasks that find out what is due and hand it to a worker. The ledger is the truth; events are only hints."""
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.admission import ruled
-from tasks.disk import lift_waits
+from tasks.admission import check_licences, ruled
+from tasks.disk import WAITS, lift_waits
 from tasks.domain.due import PlanRow
 from tasks.domain.errors import ModelRefused
 from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
-from tasks.ledger import WATCH
+from tasks.retired import end_retired
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
+from tasks.shown import show_table
 from tasks.standing import rows_of
 from tasks.standing import standing as standing
 
@@ -24,23 +24,28 @@ from tasks.standing import standing as standing
 def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
     """What is to be done about every release that a family's rule knows, for each of its targets."""
     family, ledger = open_catalog().family(family_name), open_ledger()
-    lift_waits()
     releases = ruled(family, releases)
     seen, look = ledger.glance(family_name), look_once(family)
+    if any(reason.startswith(WAITS) for reason in seen.holds.values()) and lift_waits(family_name):
+        seen = ledger.glance(family_name)
     rows: list[PlanRow] = []
     fresh: dict[Digest, Job] = {}
     for name, target in family.targets.items():
         key = f"target:{family_name}/{name}"
         try:
             keys = job_keys(family, name, releases, look)
+            new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
+            made = {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
+            if made:  # else its models are those of jobs on record, whose licences were looked at
+                check_licences(family, next(iter(made.values())).lineage)
         except ModelRefused as refusal:  # one repository that is gone must not stop the other targets
             ledger.record_hold(key, str(refusal))
             get_run_logger().warning("target %s of %s is held: %s", name, family_name, refusal)
+            end_retired(family, name)
             continue
         if key in seen.holds:
-            ledger.release_hold(key, "its models are there again")
-        new = [r for r in releases if seen.newest.get((name, r.content_digest)) != keys[r.content_digest]]
-        fresh |= {keys[r.content_digest]: build_job(family, name, r, look) for r in new}
+            ledger.release_hold(key, "its models are there again, and allowed")
+        fresh |= made
         rows += rows_of(family_name, name, target.channel, releases, keys, seen)
     ledger.record_jobs(fresh)
     return rows
@@ -48,8 +53,7 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
 
 def room() -> int:
     """How many more jobs may be under way on this installation."""
-    under_way = sum(1 for claim in open_ledger().live_claims() if claim.job_key != WATCH)
-    return max(0, settings().window - under_way)
+    return max(0, settings().window - len(open_ledger().live_claims()))
 
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)
@@ -79,7 +83,7 @@ def dispatch(row: PlanRow) -> str | None:
 
 @task(name="report-plan", cache_policy=NO_CACHE)
 def report_plan(rows: list[PlanRow], dispatched: list[str]) -> None:
-    """The plan as a table in the UI."""
+    """The plan as a table in the UI, where it has changed."""
     table = [
         {
             "release": str(row.release.ref),
@@ -90,4 +94,4 @@ def report_plan(rows: list[PlanRow], dispatched: list[str]) -> None:
         }
         for row in rows
     ]
-    create_table_artifact(table, key="watch-plan", description="Every release on record, and what is done about it")
+    show_table("watch-plan", table, "Every release on record, and what is done about it")

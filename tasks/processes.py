@@ -1,4 +1,4 @@
-"""Processes by their recorded identity: pid *and* start time, since pids are used again. No Prefect here.
+"""Processes by their recorded identity (``tasks.store.identity``), since pids are used again. No Prefect here.
 
 What a process starts inherits its environment, so one variable with a value of its own marks everything below it, also
 what has lost its parent meanwhile. Children of flow runs are written down in a folder, one file each, with the process
@@ -13,39 +13,21 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
+
+from tasks.store.identity import Identity, Started, is_gone, is_same, own_identity
 
 MARK = "EMPELT_CHILD"
 """In the environment of a child and of everything below it: an id of its own."""
 
 
-class Identity(NamedTuple):
-    """Names one process for good."""
-
-    pid: int
-    start_time: float
-    """Seconds since the epoch, as psutil tells it."""
-
-
-def own_identity() -> Identity:
-    """Of the process that asks."""
-    return Identity(os.getpid(), psutil.Process().create_time())
-
-
-def start_time(pid: int) -> float | None:
-    """When the process with this pid started; None if there is none, or only a zombie that nobody has waited for."""
+def same_process(pid: int, started: Started) -> psutil.Process | None:
+    """The process with this pid if it is for certain still the one that started then."""
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
+        return psutil.Process(pid) if is_same(pid, started) else None
+    except psutil.NoSuchProcess:  # it has just ended
         return None
-
-
-def same_process(pid: int, started: float) -> psutil.Process | None:
-    """The process with this pid if it is still the one that started then."""
-    return psutil.Process(pid) if start_time(pid) == started else None
 
 
 def marked_processes(value: str, variable: str = MARK) -> list[psutil.Process]:
@@ -109,7 +91,7 @@ def end_orphans(folder: Path, grace_seconds: float = 2.0) -> list[str]:
             told = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:  # its master has just taken it away
             continue
-        if same_process(*told["master"]) is not None:
+        if not is_gone(*told["master"]):
             continue
         child = same_process(*told["child"])
         below = {p.pid: p for p in (*([child] if child else []), *marked_processes(told["mark"]))}

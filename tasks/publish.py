@@ -6,12 +6,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
+from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page, plain
-from tasks.doors import open_endpoint, open_ledger
+from tasks.doors import open_endpoint, open_ledger, open_store
 from tasks.settings import settings
 
 
@@ -21,7 +21,10 @@ def switch_channel(request: PublishRequest) -> ChannelState:
 
     Raises:
         PromotionFailed: if the channel or the claim has moved on. Nothing is changed then.
+        ModelRefused: if a person's request names an artifact that the store has not got. Nothing is changed then.
     """
+    if request.claim_key is None:  # a job's candidate answers at this moment; what a person names may be long gone
+        _require_stored(request)
     run_id = flow_run.get_id()
     return open_ledger().switch_channel(
         request.channel,
@@ -34,6 +37,22 @@ def switch_channel(request: PublishRequest) -> ChannelState:
         claim_key=request.claim_key,
         flow_run_id=str(run_id) if run_id else None,
         reason=request.reason,
+    )
+
+
+def _require_stored(request: PublishRequest) -> None:
+    """Refuse what the store has not got; what it has is from now on in use, and no collection of garbage takes it."""
+    if open_store().use(request.artifact_digest):
+        return
+    there = [
+        f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})"
+        for p in open_ledger().promotions(request.channel)
+        if open_store().has(p.artifact_digest)
+    ]
+    raise ModelRefused(
+        f"{request.channel!r} cannot serve {request.release}: its artifact {request.artifact_digest} is not in the "
+        "store any more. Run its job again from the form of remerge-release, or go back to one that is there",
+        problems=there or ["none of those that it has served is"],
     )
 
 
@@ -57,6 +76,8 @@ def _switch_back(state: ChannelState, reason: str) -> str:
     before = next((p for p in open_ledger().promotions(state.channel) if p.generation == state.generation - 1), None)
     if before is None:
         return "Nothing was served before, so the channel stays as it is."
+    if not open_store().use(before.artifact_digest):
+        return f"What was served before, {before.release}, is not in the store any more, so the channel stays as it is."
     back = open_ledger().switch_channel(
         state.channel,
         digest=before.artifact_digest,
@@ -96,18 +117,21 @@ def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
 
     Raises:
         InputError: if the channel has never served such an artifact; what it has served is listed.
+        ModelRefused: if it has, and the store has not got it any more; what is there is listed.
     """
     state = open_ledger().channel(channel)
     if state is None:
         known = [c.channel for c in open_ledger().channels()]
         raise InputError(f"channel {channel!r} has never served anything; channels: {known}")
     history = open_ledger().promotions(channel)
-    wanted = state.previous_digest if to == "previous" else to
-    found = next((p for p in history if wanted and p.artifact_digest.startswith(wanted)), None)
+    if to == "previous":  # not what the last switch replaced: that may be one that never came up, and was taken back
+        found = next(iter(open_ledger().served_before(channel)), None)
+    else:
+        found = next((p for p in history if to and p.artifact_digest.startswith(to)), None)
     if found is None:
         served = [f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})" for p in history]
         raise InputError(f"{channel!r} cannot go back to {to!r}: it has served only this", problems=served)
-    return PublishRequest(
+    request = PublishRequest(
         family=found.family,
         target=found.target,
         channel=channel,
@@ -116,3 +140,5 @@ def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
         expected_generation=state.generation,
         reason=f"rolled back from {state.release} (generation {state.generation}): {reason}",
     )
+    _require_stored(request)
+    return request

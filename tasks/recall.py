@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from tasks.admission import hold_key
 from tasks.domain.catalog import Family
+from tasks.domain.models import RepoId
+from tasks.domain.records import RepoState as Seen
 from tasks.doors import open_ledger
 from tasks.sources.protocol import RepoState
 from tasks.sources.recognition import Memory
@@ -14,7 +16,9 @@ class Recall:
 
     def __init__(self, family: Family, states: Iterable[RepoState]) -> None:
         ledger, listed = open_ledger(), list(states)
-        self._released = frozenset(release.content_digest for release in ledger.releases(family.family))
+        self.releases = ledger.releases(family.family)
+        self._released = frozenset(release.content_digest for release in self.releases)
+        self._listed = {state.repo_id for state in listed}
         self._seen = ledger.remembered({s.repo_id for s in listed}, {s.internal_id for s in listed})
         self.held = {hold.key: hold.reason for hold in ledger.holds()}
         self._held_repositories = {key.removeprefix("release:").partition("@")[0] for key in self.held}
@@ -29,6 +33,13 @@ class Recall:
             trusted=key in self._lifted and key not in self.held,
             released=self._released,
         )
+
+    def last(self, repo_ids: Iterable[RepoId]) -> dict[RepoId, Seen]:
+        """The last recorded state of each of these; asked of the ledger where it is not listed."""
+        wanted = set(repo_ids)
+        unlisted = wanted - self._listed
+        more = open_ledger().remembered(unlisted, ()).by_name if unlisted else {}
+        return {name: seen for name, seen in {**self._seen.by_name, **more}.items() if name in wanted}
 
     def has(self, state: RepoState) -> bool:
         """Whether exactly this state is on record as a release, and nothing of its repository is held."""

@@ -6,15 +6,17 @@ An artifact is kept for as long as any of these names it:
     an agent or a run   what runs, and what is wanted beside it
     a person's decision a candidate that waits, with the models that it is judged against
     a job to come       one that is due, under way, waiting, held or out of attempts: its ingredients and its merge
-    a gate's references the ingredients of each target's newest job: a changed gate asks about those
+    a packed artifact   what it is kept as the difference to
+    a gate's references the ingredients of each target's newest job, but for retired bases: a changed gate asks of them
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tasks.domain.due import order_releases
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
-from tasks.doors import open_ledger
+from tasks.doors import open_ledger, open_store
+from tasks.retired import retired_roles
 from tasks.settings import settings
 from tasks.standing import rows_of
 
@@ -27,6 +29,9 @@ def references() -> dict[Digest, str]:
     found: dict[Digest, str] = {}
     for digest, why in _references():
         found.setdefault(digest, why)
+    for digest in [*found]:
+        if packed := open_store().packs.facts(digest):
+            found.setdefault(packed.parent, f"{digest[:12]} is kept as its difference to it")
     return found
 
 
@@ -34,10 +39,10 @@ def _references() -> Iterator[tuple[Digest, str]]:
     ledger = open_ledger()
     for state in ledger.channels():
         yield state.artifact_digest, f"{state.channel} serves it"
-        before = dict.fromkeys(p.artifact_digest for p in ledger.promotions(state.channel))  # newest first
-        before.pop(state.artifact_digest, None)
-        for digest in [*before][: settings().keep_generations]:
-            yield digest, f"{state.channel} served it before, and may be rolled back to it"
+        for switch in ledger.served_before(state.channel)[: settings().keep_generations]:
+            yield switch.artifact_digest, f"{state.channel} served it before, and may be rolled back to it"
+        if state.previous_digest and state.acknowledged_generation < state.generation:
+            yield state.previous_digest, f"{state.channel} goes back to it if the switch is not confirmed"
     for wanted in ledger.desired().staged:
         yield wanted.digest, f"wanted beside {wanted.channel} by {wanted.owner}"
     for instance in ledger.instances():
@@ -55,11 +60,13 @@ def _references() -> Iterator[tuple[Digest, str]]:
         for row in rows_of(family, target, newest.channel, releases, keys, seen[family]):
             if row.standing in NEEDED:
                 yield from _of_job(jobs[row.release.content_digest], f"is {row.standing}")
-        yield from _of_job(newest, "is the newest of its target")
+        yield from _of_job(newest, "is the newest of its target", without=retired_roles(family))
 
 
-def _of_job(job: Job, why: str) -> Iterator[tuple[Digest, str]]:
+def _of_job(job: Job, why: str, *, without: Collection[str] = ()) -> Iterator[tuple[Digest, str]]:
     for part in job.lineage.ingredients:
+        if part.role in without:  # a changed gate asks it nothing any more
+            continue
         yield part.digest, f"{part.role} of {job.name}, which {why}"
     if made := open_ledger().artifact_for(job.merge_key):
         yield made.digest, f"the merge of {job.name}, which {why}"

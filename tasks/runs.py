@@ -1,15 +1,31 @@
-"""How runs start and when they are tried again: the one place for both."""
+"""How runs start, what they are called as owners, and when they are tried again: the one place for all three."""
 
+import os
+import socket
+from functools import cache
 from typing import Any, cast
+from uuid import uuid4
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import MissingResult
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from tasks.domain.errors import DiskFull, TransientError
+
+
+@cache
+def _by_hand() -> str:
+    """Whoever works outside Prefect, such as a script: two processes must not be one owner, who may claim twice."""
+    return f"by hand, {socket.gethostname()} pid {os.getpid()} {uuid4().hex[:8]}"
+
+
+def own_name() -> str:
+    """The owner of what this run claims and has staged: ``run:<id of the flow run>``, or one for this process alone."""
+    return f"run:{flow_run.get_id() or _by_hand()}"
 
 
 def is_transient(_task: Any, _run: Any, state: State[Any]) -> bool:

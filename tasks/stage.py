@@ -4,12 +4,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.runtime import flow_run
-
 from tasks.domain.models import Digest, ModelRef
 from tasks.domain.records import Wanted
-from tasks.doors import open_endpoint, open_store
+from tasks.doors import open_endpoint
 from tasks.endpoints.protocol import Ready
+from tasks.packing import unpack_artifact
+from tasks.runs import own_name
 from tasks.settings import settings
 
 REFERENCE = "reference"
@@ -19,8 +19,8 @@ REFERENCE = "reference"
 @contextmanager
 def staged(family: str, digest: Digest, channel: str, release: ModelRef | None) -> Iterator[Ready]:
     """An artifact, up and answering beside whatever is live, for as long as the block lasts."""
-    endpoint, artifact = open_endpoint(family), open_store().get(digest)
-    owner = f"run:{flow_run.get_id() or 'by hand'}"
+    endpoint, artifact = open_endpoint(family), unpack_artifact(digest)
+    owner = own_name()
     lease = float(settings().lease_seconds)
 
     def want() -> Wanted:

@@ -33,6 +33,10 @@ class TunedBase(Repository):
 
     parent: Repository | None = None
     """What it was trained from; the family's base if not stated. Its delta is taken against this."""
+    retired: str = ""
+    """Why no new merge is made of it; empty while it is in use. The entry stays: what was made of it is on record."""
+    pack: Literal["auto", "never"] = "never"
+    """``auto``: kept as a lossless delta to its parent, from the first nightly collection of garbage on."""
 
 
 class InstructRule(Noun):

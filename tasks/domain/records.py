@@ -12,6 +12,7 @@ from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.models import ChannelState, Digest, ModelRef, Noun, Revision
 
 JobOutcome = Literal["published", "rejected", "kept", "held", "failed", "awaiting"]
+BaseChangeKind = Literal["added", "updated", "retired", "packed", "unpacked"]
 InstanceState = Literal["starting", "ready", "failed", "stopping", "stopped"]
 
 
@@ -23,6 +24,21 @@ class RepoState(Noun):
     revision: Revision
     content_digest: Digest | None
     """None where the files could not be read: gated, or half uploaded."""
+    at: AwareDatetime
+
+
+class BaseChange(Noun):
+    """One change of a tuned base, as it was recorded."""
+
+    family: str
+    language: str
+    change: BaseChangeKind
+    repo_id: str
+    """Of the base, after the change."""
+    revision: Revision | None
+    digest: Digest | None
+    """Content digest, where it was known."""
+    details: Mapping[str, Any]
     at: AwareDatetime
 
 
@@ -62,6 +78,16 @@ class Claim(Noun):
     lease_seconds: float
     lease_until: AwareDatetime
     description: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Turn(Noun):
+    """The right to act for a name until the lease ends, such as the watch's; no job, and so no attempt."""
+
+    name: str
+    number: int
+    """1 for the first turn, +1 for each later one."""
+    owner: str
+    lease_until: AwareDatetime
 
 
 class Attempt(Noun):

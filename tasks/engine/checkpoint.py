@@ -11,6 +11,8 @@ from typing import Any
 
 from .errors import CheckpointError, CorruptShard, MergeError, MissingTensor, refuse_all
 from .header import TensorSpec, read_header
+from .packs.form import PACK
+from .packs.reading import is_packed, packed_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _LONGEST_NAME = 255
@@ -37,7 +39,7 @@ class Checkpoint:
         """Check a folder and its headers.
 
         Args:
-            path: A folder with ``config.json`` and either ``model.safetensors`` or shards with their index.
+            path: A folder with ``config.json`` and ``model.safetensors``, or shards with their index, or a pack.
 
         Raises:
             CheckpointError: No such folder, no config, only pickles, or both layouts at once.
@@ -47,7 +49,14 @@ class Checkpoint:
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such folder; expected a checkpoint with config.json and safetensors")
         config = read_json(path / "config.json")
-        if (path / INDEX).is_file():
+        if is_packed(path):
+            raw = sorted(file.name for file in path.glob("*.safetensors"))
+            if raw:
+                raise CheckpointError(
+                    f"{path}: has both {PACK} and {', '.join(raw)}; which is the model? Remove the other"
+                )
+            tensors = packed_tensors(path, lambda parent: cls.open(parent).tensors)
+        elif (path / INDEX).is_file():
             tensors = _sharded(path)
         elif (path / SINGLE).is_file():
             tensors = {spec.name: spec for spec in read_header(path / SINGLE)}

@@ -7,8 +7,9 @@ Qwen3-8B 40960, and they are parent and child); ``rope_theta`` does.
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoint import MERGEABLE, Checkpoint
-from .errors import ConfigMismatch, DtypeMismatch, MergeError, MissingTensor, ShapeMismatch
+from .checkpoint import Checkpoint
+from .equal import whole_number_problems
+from .errors import ConfigMismatch, MergeError, MissingTensor, ShapeMismatch
 from .header import TensorSpec
 from .rows import is_token_tensor
 
@@ -92,10 +93,10 @@ def _meaning(checkpoint: Checkpoint) -> dict[str, Any]:
 def tensor_problems(
     instruct: Checkpoint, others: Mapping[str, Checkpoint], vocabulary: str = "refuse"
 ) -> list[MergeError]:
-    """Every tensor that is missing, extra, of another shape, or of a type that cannot be added.
+    """Every tensor that is missing, extra, of another shape, or of a type that can neither be added nor copied.
 
-    Names are the checkpoint's own and any architecture is welcome; in return nothing is skipped. A tied head that one
-    input stores and another does not is a difference as well.
+    Names are the checkpoint's own and any architecture is welcome; in return nothing is skipped. A head that one input
+    stores and another does not is a difference as well, unless it repeats the embeddings (``equal``).
     """
     problems: list[MergeError] = []
     for label, checkpoint in others.items():
@@ -113,15 +114,7 @@ def tensor_problems(
                 problems.append(
                     ShapeMismatch(f"{name} is {theirs.shape} in {label} ({theirs.shard}) but {ours.shape} in instruct")
                 )
-    for label, checkpoint in {"instruct": instruct, **others}.items():
-        problems += [
-            DtypeMismatch(
-                f"{name} is stored as {spec.dtype} in {label} ({spec.shard}); expected one of {', '.join(MERGEABLE)}"
-            )
-            for name, spec in sorted(checkpoint.tensors.items())
-            if spec.dtype not in MERGEABLE
-        ]
-    return problems
+    return problems + whole_number_problems(instruct, others)
 
 
 def _same_shape(ours: TensorSpec, theirs: TensorSpec, vocabulary: str) -> bool:

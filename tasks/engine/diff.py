@@ -17,6 +17,7 @@ from typing import NamedTuple
 from .checkpoint import Checkpoint
 from .errors import CorruptShard
 from .header import TensorSpec
+from .reading import ShardFiles
 from .sampling import is_number_type
 from .sums import Summer, Sums, added
 
@@ -209,6 +210,9 @@ def _opened(shards: Sequence[Path]) -> Iterator[dict[Path, int]]:
 
 def _read(spec: TensorSpec, block: _Block, files: Mapping[Path, int]) -> bytes:
     size = (block.stop - block.start) * spec.item_bytes
+    if spec.source is not None:
+        with ShardFiles() as opened:
+            return opened.bytes_of(spec, block.start, block.stop)
     raw = os.pread(files[spec.shard], size, spec.begin + block.start * spec.item_bytes)
     if len(raw) != size:
         raise CorruptShard(f"{spec.shard}: {spec.name} ends {size - len(raw)} bytes early; fetch the file again")

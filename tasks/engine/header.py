@@ -11,9 +11,14 @@ import math
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .errors import CorruptShard, MergeError, refuse_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .reading import ShardFiles
 
 MAX_HEADER_BYTES = 100_000_000
 """The library's own limit. 100,000 tensors take about 12 MB."""
@@ -22,6 +27,13 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
 }  # fmt: skip
+
+
+class ElementSource(Protocol):
+    """Where the elements of a tensor come from that is kept in another form, as `packs` does. Threads may share it."""
+
+    def fill(self, files: "ShardFiles", spec: "TensorSpec", start: int, buffer: "NDArray[Any]") -> None:
+        """As `ShardFiles.fill`, which calls it; ``files`` has the open files."""
 
 
 class TensorSpec(NamedTuple):
@@ -37,6 +49,9 @@ class TensorSpec(NamedTuple):
     """First byte, counted from the start of the file."""
     end: int
     """One past the last byte."""
+    source: "ElementSource | None" = None
+    """What its elements come from, where they do not lie in the file as they are; begin and end are then the
+    original's."""
 
     @property
     def elements(self) -> int:
@@ -64,6 +79,20 @@ def read_header(path: Path) -> list[TensorSpec]:
         raw, size = _header_bytes(path)
     except OSError as error:
         raise CorruptShard(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse_header(path, raw, size)
+
+
+def parse_header(path: Path, raw: bytes, size: int) -> list[TensorSpec]:
+    """The same from the JSON itself.
+
+    Args:
+        path: What messages call the file.
+        raw: The JSON.
+        size: Of the whole file.
+
+    Raises:
+        CorruptShard: As `read_header`.
+    """
     length = len(raw)
     header = _json_object(path, raw)
     header.pop("__metadata__", None)

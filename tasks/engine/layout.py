@@ -23,6 +23,8 @@ class Placed(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+    dtype: str
+    """As safetensors spells it: ``BF16``."""
     size_bytes: int
 
 
@@ -55,26 +57,24 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def lay_out(shapes: Mapping[str, tuple[int, ...]], dtype: str, max_shard_bytes: int) -> Layout:
-    """Put tensors of one dtype into files.
+def lay_out(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], max_shard_bytes: int) -> Layout:
+    """Put tensors into files.
 
     Args:
         shapes: By name.
-        dtype: As safetensors spells it: ``BF16``.
+        dtypes: By name, as safetensors spells them: ``BF16``.
         max_shard_bytes: Data bytes after which a new file begins. A bigger tensor has a file of its own.
     """
     groups: list[list[Placed]] = [[]]
     filled = 0
     for name in sorted(shapes, key=lambda name: (natural_order(name), name)):
-        size = math.prod(shapes[name]) * ITEM_BYTES[dtype]
+        size = math.prod(shapes[name]) * ITEM_BYTES[dtypes[name]]
         if groups[-1] and filled + size > max_shard_bytes:
             groups.append([])
             filled = 0
-        groups[-1].append(Placed(name, shapes[name], size))
+        groups[-1].append(Placed(name, shapes[name], dtypes[name], size))
         filled += size
-    shards = tuple(
-        _shard(_file_name(number, len(groups)), group, dtype) for number, group in enumerate(groups, start=1)
-    )
+    shards = tuple(_shard(_file_name(number, len(groups)), group) for number, group in enumerate(groups, start=1))
     if len(shards) == 1:
         return Layout(shards, None)
     weight_map = {name: shard.file for shard in shards for name in shard.tensors}
@@ -87,13 +87,13 @@ def _file_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _shard(file: str, group: Sequence[Placed], dtype: str) -> ShardLayout:
+def _shard(file: str, group: Sequence[Placed]) -> ShardLayout:
     # transformers refuses a file without format "pt".
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for placed in group:
         begin, end = end, end + placed.size_bytes
-        entries[placed.name] = {"dtype": dtype, "shape": list(placed.shape), "data_offsets": [begin, end]}
+        entries[placed.name] = {"dtype": placed.dtype, "shape": list(placed.shape), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     header = struct.pack("<Q", len(text)) + text

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .checkpoint import Checkpoint
 from .compatibility import config_problems, tensor_problems
 from .donor import find_instruct
+from .equal import WHOLE, without_repeated_heads
 from .errors import CorruptShard, MergeError, RecipeError, UndecidedParent, refuse_all
 from .header import ITEM_BYTES, TensorSpec
 from .layout import Layout, lay_out
@@ -52,6 +53,8 @@ class TensorPlan:
     """Where it lies in each source."""
     instruct: int
     """Number of the source that is the instruct model."""
+    dtype: str
+    """What the output stores it as, as safetensors spells it."""
     copied: bool = False
     """The instruct model's, whole: a router, or a vocabulary that is kept."""
     copied_rows: tuple[int, ...] = ()
@@ -72,13 +75,13 @@ class MergePlan:
     """By name, in the order of writing."""
     layout: Layout
     out_dtype: str
-    """As safetensors spells it."""
+    """Of all tensors but those of whole numbers, as safetensors spells it."""
     names: tuple[str, ...]
     """What the configuration calls each source."""
     unread_base: Checkpoint | None = None
     """Of a method that does not read it."""
     warnings: tuple[str, ...] = ()
-    """What the weights cannot tell about the stated parents."""
+    """What the weights cannot tell about the stated parents, and heads that were left out."""
 
     @property
     def donor(self) -> Path:
@@ -192,6 +195,7 @@ def plan_merge(
     if max_shard_bytes <= 0:
         raise RecipeError(f"max_shard_bytes is {max_shard_bytes}, expected more than 0")
     donor = config.instruct or find_instruct(config, opened)
+    opened, left_out = without_repeated_heads(opened, donor)
     own = tuple(dict.fromkeys([donor, *names(config)]))
     order = order or own
     if set(order) != set(own) or order[0] != donor:
@@ -211,22 +215,30 @@ def plan_merge(
         ]
     )
     dtype = SAFETENSORS_DTYPES.get(config.output_dtype or "") or _stored_dtype(instruct)
-    layout = lay_out({name: spec.shape for name, spec in instruct.tensors.items()}, dtype, max_shard_bytes)
+    stored = {name: spec.dtype if spec.dtype in WHOLE else dtype for name, spec in instruct.tensors.items()}
+    layout = lay_out({name: spec.shape for name, spec in instruct.tensors.items()}, stored, max_shard_bytes)
     refuse_all([RecipeError(line) for line in unmatched_filters(config, instruct.tensors)])
     written = [name for shard in layout.shards for name in shard.tensors]
     plan = MergePlan(
-        config, sources, _tensor_plans(config, sources, order, written), layout, dtype, order, opened.get(base or "")
+        config,
+        sources,
+        _tensor_plans(config, sources, order, {name: stored[name] for name in written}),
+        layout,
+        dtype,
+        order,
+        opened.get(base or ""),
+        tuple(left_out),
     )
     roles = plan.roles()
     if roles is None or config.allow_foreign_parent:
         return plan
     problems = check_parents(*roles)
     refuse_all([problem for problem in problems if not isinstance(problem, UndecidedParent)])
-    return replace(plan, warnings=tuple(map(str, problems)))
+    return replace(plan, warnings=(*plan.warnings, *map(str, problems)))
 
 
 def _tensor_plans(
-    config: MergeConfig, sources: Sequence[Source], order: Sequence[str], written: Sequence[str]
+    config: MergeConfig, sources: Sequence[Source], order: Sequence[str], written: Mapping[str, str]
 ) -> dict[str, TensorPlan]:
     instruct = sources[0].checkpoint
     rows = instruct_rows(instruct) if config.special_rows == "instruct" else {}
@@ -240,7 +252,7 @@ def _tensor_plans(
     parents = tuple(fallback if entry.parent is None else number[entry.parent] for entry in config.inputs)
     plans: dict[str, TensorPlan] = {}
     problems: list[MergeError] = []
-    for name in written:
+    for name, dtype in written.items():
         try:
             values = resolved(config, name, depth_of(name, layers))
         except RecipeError as error:
@@ -264,7 +276,9 @@ def _tensor_plans(
             config.method,
             read.specs(name),
             0,
-            copied=(config.routers == "instruct" and is_router(name))
+            dtype,
+            copied=dtype in WHOLE
+            or (config.routers == "instruct" and is_router(name))
             or (config.vocabulary == "keep_instruct" and is_token_tensor(name)),
             copied_rows=tuple(sorted({*rows.get(name, ()), *read.lacking(name)})),
         )
@@ -308,6 +322,7 @@ def _stored_dtype(instruct: Checkpoint) -> str:
     """What most of the instruct model's bytes are stored in."""
     counted: Counter[str] = Counter()
     for spec in instruct.tensors.values():
-        counted[spec.dtype] += spec.end - spec.begin
-    found = counted.most_common(1)[0][0]
+        if spec.dtype not in WHOLE:
+            counted[spec.dtype] += spec.end - spec.begin
+    found = counted.most_common(1)[0][0] if counted else ""
     return found if found in TORCH_NAMES else "F32"

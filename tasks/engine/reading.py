@@ -40,6 +40,9 @@ class ShardFiles:
         Raises:
             CorruptShard: The file has become shorter than its header says, or cannot be read.
         """
+        if spec.source is not None:
+            spec.source.fill(self, spec, start, buffer)
+            return
         offset = spec.begin + start * spec.item_bytes
         view = memoryview(buffer.data).cast("B")
         try:
@@ -56,6 +59,12 @@ class ShardFiles:
             raise CorruptShard(
                 f"{spec.shard}: {spec.name} cannot be read at byte {offset}: {error.strerror or error}"
             ) from error
+
+    def bytes_of(self, spec: TensorSpec, start: int, stop: int) -> bytes:
+        """Elements [start, stop) as they are stored; raises as `fill`."""
+        raw = np.empty((stop - start) * spec.item_bytes, np.uint8)
+        self.fill(spec, start, raw)
+        return raw.tobytes()
 
     def _handle(self, path: Path) -> int:
         handle = self._open.get(path)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CheckpointError
-from .header import TensorSpec
+from .header import ITEM_BYTES, TensorSpec
 from .kernels.widths import is_finite, narrow_bf16
 from .methods.operation import BLOCK_ELEMENTS, WAITING_BLOCKS, Block, Operation
 from .plan import MergePlan, TensorPlan
@@ -169,6 +169,8 @@ class _Merge:
         """One block for every output, in the output's type."""
         work = self._works[task.tensor]
         plans = [tensors[task.tensor] for tensors in self._tensors]
+        if plans[0].dtype not in STORED:
+            return [_whole_numbers(self._files, plans[0], task)] * len(plans)
         sources = list(dict.fromkeys(source for operation in work.operations for source in operation.sources))
         specs = [plans[0].specs[source] for source in sources]
         looked = task.first and not all(operation.shows_all for operation in work.operations)
@@ -225,7 +227,7 @@ class _Target:
 
     def __init__(self, output: Output) -> None:
         self._folder = output.folder
-        self._item = STORED[output.plan.out_dtype].itemsize
+        self._items = {name: ITEM_BYTES[plan.dtype] for name, plan in output.plan.tensors.items()}
         self._files: list[WeightFile] = []
         self._where: dict[str, tuple[WeightFile, int]] = {}
         self._ends: dict[str, int] = {}
@@ -235,7 +237,7 @@ class _Target:
             offset = len(shard.header)
             for name in shard.tensors:
                 self._where[name] = file, offset
-                offset += output.plan.tensors[name].tensor.elements * self._item
+                offset += output.plan.tensors[name].tensor.elements * self._items[name]
                 self._ends[name] = offset
         self.begun = sum(file.hashed for file in self._files)
         self._resumed = output.folder.resumed_bytes > 0
@@ -249,12 +251,12 @@ class _Target:
     def place(self, name: str, start: int, data: NDArray[Any]) -> None:
         """Write a block where it belongs."""
         file, offset = self._where[name]
-        file.place(data.data.cast("B"), offset + start * self._item)
+        file.place(data.data.cast("B"), offset + start * self._items[name])
 
     def advance(self, name: str, start: int, data: NDArray[Any]) -> int:
         """Hash a block, or what is new of it after a resumption; returns how many bytes that was."""
         file, offset = self._where[name]
-        view = data.data.cast("B")[max(0, file.hashed - offset - start * self._item) :]
+        view = data.data.cast("B")[max(0, file.hashed - offset - start * self._items[name]) :]
         if view:
             file.advance(view)
         behind = file.hashed - self._noted[file.name]
@@ -285,6 +287,15 @@ def _stored(operation: Operation, block: Block, dtype: str) -> NDArray[Any] | No
     merged = np.empty(length, np.float32)
     operation.apply(block, merged)
     return _narrow(merged, dtype)
+
+
+def _whole_numbers(files: ShardFiles, plan: TensorPlan, task: Task) -> NDArray[Any]:
+    """The instruct model's, as they are: the plan has found the same in all models."""
+    spec = plan.specs[plan.instruct]
+    assert isinstance(spec, TensorSpec), "rows of tokens are no whole numbers"
+    stored = np.empty(task.stop - task.start, f"<u{ITEM_BYTES[plan.dtype]}")
+    files.fill(spec, task.start, stored)
+    return stored
 
 
 def _narrow(merged: NDArray[np.float32], dtype: str) -> NDArray[Any] | None:

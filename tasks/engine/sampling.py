@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, CorruptShard
 from .header import TensorSpec
+from .reading import ShardFiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -147,15 +148,19 @@ def pick(checkpoint: Checkpoint, slices: Sequence[Slice]) -> Picked:
     values = np.empty(sum(piece.stop - piece.start for piece in slices), dtype=np.float64)
     first = np.empty(len(slices), dtype=np.intp)
     files: dict[str, int] = {}
+    packs = ShardFiles()
     done = 0
     try:
         for k, piece in enumerate(slices):
             spec = checkpoint.tensors[piece.name]
             file = str(spec.shard)
-            if file not in files:
+            if file not in files and spec.source is None:
                 files[file] = os.open(file, os.O_RDONLY)
             wanted = (piece.stop - piece.start) * spec.item_bytes
-            raw = os.pread(files[file], wanted, spec.begin + piece.start * spec.item_bytes)
+            if spec.source is not None:
+                raw = packs.bytes_of(spec, piece.start, piece.stop)
+            else:
+                raw = os.pread(files[file], wanted, spec.begin + piece.start * spec.item_bytes)
             if len(raw) != wanted:
                 raise CorruptShard(f"{file}: {piece.name} ends {wanted - len(raw)} bytes early; fetch the file again")
             found = as_floats(raw, spec.dtype)
@@ -169,6 +174,7 @@ def pick(checkpoint: Checkpoint, slices: Sequence[Slice]) -> Picked:
             values[done : done + len(found)] = found
             done += len(found)
     finally:
+        packs.__exit__(None, None, None)
         for descriptor in files.values():
             os.close(descriptor)
     return Picked(values, first, np.array([piece.weight * (piece.stop - piece.start) for piece in slices]))

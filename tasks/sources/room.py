@@ -1,4 +1,4 @@
-"""One writer for each folder, and room on a disk that several downloads share.
+"""One writer for each folder, and room on a disk that downloads and merges share.
 
 Both go by flock: the kernel gives a lock back when its process ends, however it ends, so nothing has to be swept.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from tasks.domain.errors import DiskFull
 
 ROOM_PERCENT = 110
-"""Free bytes wanted per 100 bytes of download."""
+"""Free bytes wanted per 100 bytes that are written."""
 
 
 @contextmanager
@@ -42,9 +42,9 @@ def reserved(room: Path, size: int, folder: Path, what: str) -> Iterator[None]:
     """Keep room for ``size`` more bytes in ``folder`` until the block ends.
 
     Args:
-        room: where the downloads to one disk note what they will still write; made if it is not there.
+        room: where all that write to one disk note what they will still write; made if it is not there.
         size: of the files that are still to come; ``ROOM_PERCENT`` of it is asked for.
-        folder: what arrives is written here, and counts as written and no more as promised.
+        folder: what arrives or is made is written here, and counts as written and no more as promised.
         what: as a message should name it.
 
     Raises:
@@ -53,12 +53,13 @@ def reserved(room: Path, size: int, folder: Path, what: str) -> Iterator[None]:
     needed = with_margin(size)
     place = room / uuid.uuid4().hex
     with alone_in(room):
-        free, promised = shutil.disk_usage(folder).free, _promised(room)
-        if needed > free - promised:
-            others = f", of which {promised} are promised to other downloads" if promised else ""
+        free, taken = shutil.disk_usage(folder).free, _promised(room)
+        if needed > free - taken:
+            others = f", of which {taken} are promised to other work" if taken else ""
             raise DiskFull(
                 f"{what} needs {needed} bytes ({ROOM_PERCENT} % of its files) but {folder.parent} has {free} free"
-                f"{others}. Make room for {needed - free + promised} more; nothing was downloaded."
+                f"{others}. Make room for {needed - free + taken} more; nothing of it was written.",
+                needed_bytes=needed,
             )
         handle = os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -75,8 +76,14 @@ def with_margin(size: int) -> int:
     return -(-size * ROOM_PERCENT // 100)  # rounded up
 
 
+def promised(room: Path) -> int:
+    """Bytes that whoever keeps room here will still write to the disk."""
+    with alone_in(room):
+        return _promised(room)
+
+
 def _promised(room: Path) -> int:
-    """Bytes that other downloads will still write; the notes of processes that ended are taken away."""
+    """Bytes that others will still write; the notes of processes that ended are taken away."""
     found = 0
     for note in room.iterdir():
         try:

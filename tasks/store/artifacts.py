@@ -2,8 +2,9 @@
 
     root/artifacts/<digest>/        the folder as it was made; files 0444, folders 0555
     root/manifests/<digest>.json    every file's path, sha256 and size, those outside the digest too
+    root/packed/<digest>/           one that is kept as its difference to another instead (packs.py)
     root/scratch/<name>/            half-done work, on the same file system, so that adopting it is one rename
-    root/owners/<name>.json         the process that it is of: host, pid, start time
+    root/owners/<name>.json         the process that it is of: host, pid, start
 
 The rename is the commit point: what stands under ``artifacts`` is whole.
 """
@@ -21,13 +22,13 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
-
 from tasks.domain.errors import DiskFull, InputError, ModelRefused
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Digest, FileDigest
 from tasks.store.files import drop, hash_all, make_durable, newest_change, plain_files, sync
 from tasks.store.garbage import bytes_under
+from tasks.store.identity import is_gone, own_identity
+from tasks.store.packs import Packs
 
 HEADROOM_BYTES = 256 << 20
 """Kept free by ``reserve``: the ledger and Prefect's database write to the same disk."""
@@ -44,7 +45,9 @@ class ArtifactStore:
         self.headroom_bytes = headroom_bytes
         self.quota_bytes = quota_bytes
         """What artifacts may take up together; 0 for as much as the disk has."""
-        for room in ("artifacts", "manifests", "scratch", "owners"):
+        self.packs = Packs(self)
+        """Those that are kept as their difference to another one."""
+        for room in ("artifacts", "packed", "manifests", "scratch", "owners"):
             (self.root / room).mkdir(parents=True, exist_ok=True)
         (self.root / ".lock").touch()
 
@@ -80,6 +83,7 @@ class ArtifactStore:
                 folder.rename(place)
                 sync(place.parent)
                 sync(folder.parent)
+            self.packs.drop(digest)  # what is whole needs none
         for path in (place, *(p for p in place.rglob("*") if p.is_dir())):
             path.chmod(0o555)  # after the rename: moving a read-only folder is refused to all but root
         if folder.exists():
@@ -98,7 +102,7 @@ class ArtifactStore:
         os.utime(path)
         if outlives:
             return path
-        owner = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+        owner = [socket.gethostname(), *own_identity()]
         (self.root / "owners" / f"{name}.json").write_text(json.dumps(owner), encoding="utf-8")
         return path
 
@@ -128,7 +132,11 @@ class ArtifactStore:
 
     # --- looking up --------------------------------------------------------------------------------------------------
     def has(self, digest: str) -> bool:
-        """Whether the store holds ``digest``; whether it is undamaged says ``verify``."""
+        """Whether the store holds ``digest``, whole or packed; whether it is undamaged says ``verify``."""
+        return self.is_whole(digest) or (self.manifest_of(digest).exists() and self.packs.has(digest))
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether the store holds ``digest`` as the folder that it was made as."""
         return (
             _DIGEST.fullmatch(digest) is not None and self._place(digest).is_dir() and self.manifest_of(digest).exists()
         )
@@ -150,7 +158,7 @@ class ArtifactStore:
         return found
 
     def get(self, digest: str, *, use: bool = True) -> Artifact:
-        """The artifact ``digest``; with ``use`` its last use is now.
+        """The artifact ``digest``; with ``use`` its last use is now. The folder of a packed one is its pack's.
 
         Raises:
             ModelRefused: if the store does not hold it.
@@ -162,19 +170,27 @@ class ArtifactStore:
             self._stamp(digest)
         listed = json.loads(self.manifest_of(digest).read_bytes())
         files = tuple(FileDigest.model_validate(entry) for entry in listed["files"])
-        return Artifact(digest=digest, folder=str(self._place(digest)), files=files)
+        return Artifact(digest=digest, folder=str(self.folder_of(digest)), files=files)
+
+    def folder_of(self, digest: str) -> Path:
+        """Where an artifact lies: as it was made, or its pack."""
+        return self._place(digest) if self._place(digest).is_dir() else self.packs.place(digest)
 
     def digests(self) -> list[Digest]:
         """Every artifact in the store, sorted."""
-        return sorted(path.name for path in (self.root / "artifacts").iterdir() if _DIGEST.fullmatch(path.name))
+        whole = [path.name for path in (self.root / "artifacts").iterdir() if _DIGEST.fullmatch(path.name)]
+        return sorted({*whole, *self.packs.digests()})
 
     def verify(self, digest: str) -> Artifact:
         """Hash every file again and compare.
 
         Raises:
-            ModelRefused: listing every file that differs, with both hashes, that is missing, or that is new.
+            ModelRefused: listing every file that differs, with both hashes, that is missing, or that is new; or it is
+                packed, so that there are no such files.
         """
         artifact = self.get(digest)
+        if not self.is_whole(digest):
+            raise ModelRefused(f"artifact {digest} is packed in {artifact.folder}; unpack it first")
         folder = Path(artifact.folder)
         found = {f.path: f for f in hash_all(folder, plain_files(folder))}
         recorded = {f.path: f for f in artifact.files}
@@ -203,32 +219,44 @@ class ArtifactStore:
         """Room on the store's file system for this user."""
         return shutil.disk_usage(self.root).free
 
-    def reserve(self, bytes_needed: int) -> None:
+    def reserve(self, bytes_needed: int, *, arrived: int = 0, promised: int = 0) -> None:
         """Refuse work that would not fit. It looks at the disk and keeps nothing: ask again for each large file.
+
+        Args:
+            bytes_needed: what will be taken into the store.
+            arrived: so much of it lies half-done on the same disk.
+            promised: what others, who are at work, will still write to the disk.
 
         Raises:
             DiskFull: naming what is needed and what is free, or what the quota is and what is taken up.
         """
-        if self.quota_bytes and bytes_needed + (taken := bytes_under(self.root / "artifacts")) > self.quota_bytes:
+        if self.quota_bytes and bytes_needed + (taken := self.taken_bytes()) > self.quota_bytes:
             raise DiskFull(
                 f"{self.root} may hold {_mib(self.quota_bytes)} and holds {_mib(taken)}; {_mib(bytes_needed)} more are "
                 f"needed. Make room for {_mib(bytes_needed + taken - self.quota_bytes)} (`empelt gc`), or raise "
                 "EMPELT_STORE_QUOTA_GIB",
                 needed_bytes=bytes_needed,
             )
-        free = self.free_bytes()
-        if bytes_needed + self.headroom_bytes > free:
+        free, more = self.free_bytes() - promised, bytes_needed - arrived
+        if more + self.headroom_bytes > free:
+            others = f" beyond {_mib(promised)} that are promised to others" if promised else ""
             raise DiskFull(
-                f"{self.root} has {_mib(free)} free, and {_mib(bytes_needed)} are needed beside "
+                f"{self.root} has {_mib(free)} free{others}, and {_mib(more)} are needed beside "
                 f"{_mib(self.headroom_bytes)} that stay free; make room for "
-                f"{_mib(bytes_needed + self.headroom_bytes - free)} and retry",
-                needed_bytes=bytes_needed,
+                f"{_mib(more + self.headroom_bytes - free)} and retry",
+                needed_bytes=more,
             )
+
+    def taken_bytes(self) -> int:
+        """What all artifacts take up, packed ones included."""
+        return bytes_under(self.root / "artifacts") + bytes_under(self.packs.root)
 
     # --- inside ------------------------------------------------------------------------------------------------------
     def _stamp(self, digest: str) -> None:
         with suppress(PermissionError):  # an agent that runs as another user may read, and says so by its report
             os.utime(self.manifest_of(digest))
+            if facts := self.packs.facts(digest):
+                os.utime(self.manifest_of(facts.parent))  # which is read with it
 
     def _place(self, digest: str) -> Path:
         return self.root / "artifacts" / digest
@@ -281,7 +309,8 @@ class ArtifactStore:
     def _no_room(self, needed: int) -> DiskFull:
         return DiskFull(
             f"{self.root} has no room: {_mib(needed)} were needed and {_mib(self.free_bytes())} are free; "
-            "make room and retry"
+            "make room and retry",
+            needed_bytes=needed,
         )
 
 
@@ -291,13 +320,7 @@ def _is_gone(owner: Path) -> bool:
         host, pid, started = json.loads(owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() != started or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return host == socket.gethostname() and is_gone(pid, started)
 
 
 def _mib(size: int) -> str:

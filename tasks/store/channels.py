@@ -115,7 +115,21 @@ class Channels(Database):
         """Every switch of ``channel``, newest first."""
         asked = select(promotions).where(promotions.c.channel == channel).order_by(desc(promotions.c.generation))
         with self._read() as connection:
-            return [_promotion(row) for row in connection.execute(asked)]
+            return [promotion_of(row) for row in connection.execute(asked)]
+
+    def served_before(self, channel: str) -> list[PromotionFact]:
+        """The last switch of ``channel`` to each artifact but the one that it points at now, newest first.
+
+        A switch that the gateway never routed by was taken back: nobody was served by it, and it is nothing to go back
+        to. Where the gateway has spoken of none of them, all are told.
+        """
+        switches, seen = self.promotions(channel), self.visible_since(channel)
+        live = {switch.artifact_digest for switch in switches[:1]}
+        before: dict[Digest, PromotionFact] = {}
+        for switch in switches:
+            if switch.artifact_digest not in live and (switch.generation in seen or not seen):
+                before.setdefault(switch.artifact_digest, switch)
+        return list(before.values())
 
     def releases_served(self, channel: str) -> set[tuple[str, str]]:
         """Repository and revision of every release that ``channel`` has ever served."""
@@ -181,6 +195,7 @@ def _state(row: Row[Any]) -> ChannelState:
     )
 
 
-def _promotion(row: Row[Any]) -> PromotionFact:
+def promotion_of(row: Row[Any]) -> PromotionFact:
+    """A row of the table of promotions, as a noun."""
     values = {name: value for name, value in row._mapping.items() if name not in ("repo_id", "revision")}
     return PromotionFact(**values, release=ModelRef(repo_id=row.repo_id, revision=row.revision))

@@ -1,7 +1,7 @@
 """Who works on which job: a claim with a lease, an attempt and a fence.
 
 A fence increases over all jobs. A process that lost its lease without noticing may finish its work; the fence stops it
-at the one place where it matters, the switch of a channel.
+where it matters: at the switch of a channel, and where it would end, hold or hand to a person a job that is another's.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Table, desc, func, insert, select, update
 
-from tasks.domain.errors import InputError
+from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.records import Attempt, Claim
 from tasks.store.database import Database
-from tasks.store.tables import approvals, attempts, claims, holds, job_ends
+from tasks.store.tables import approvals, attempts, claims, holds, job_ends, turns
 
 ENDS = ("published", "rejected", "kept")
 """Outcomes after which a job is never due again. After the others (``failed``, ``held``, ``awaiting``) it may be."""
@@ -36,7 +36,7 @@ class Claims(Database):
         The owner itself may claim again: its earlier attempt is then over, as after a crash and a retry.
 
         Args:
-            job_key: the job, or another name that one process at a time may act for.
+            job_key: the job.
             owner: who takes it.
             lease_seconds: how long it is kept without a renewal, by the ledger's clock.
             description: recorded, and shown to people.
@@ -116,14 +116,17 @@ class Claims(Database):
             return [Attempt(**row._mapping) for row in connection.execute(asked)]
 
     def expire_claims_of(self, owner_prefix: str = "") -> list[str]:
-        """End the claims of owners that begin with ``owner_prefix`` (of all, if empty); the jobs that this frees.
+        """End the claims and turns of owners that begin with ``owner_prefix`` (of all, if empty); the jobs freed by it.
 
         For a start after a crash, when those owners are known to be gone.
         """
         with self._write() as connection:
             gone = (claims.c.ended_at.is_(None), claims.c.owner.startswith(owner_prefix, autoescape=True))
             freed = connection.scalars(select(claims.c.job_key).where(*gone).order_by(claims.c.fence)).all()
-            connection.execute(update(claims).where(*gone).values(ended_at=self._now(connection)))
+            now = self._now(connection)
+            connection.execute(update(claims).where(*gone).values(ended_at=now))
+            theirs = (turns.c.ended_at.is_(None), turns.c.owner.startswith(owner_prefix, autoescape=True))
+            connection.execute(update(turns).where(*theirs).values(ended_at=now))
             return list(freed)
 
 
@@ -140,6 +143,17 @@ def fence_problem(connection: Connection, claim_key: str, fence: int) -> str | N
     if held.ended_at is not None:
         return f"fence {fence} (attempt {held.attempt} of job {claim_key}) was given up at {held.ended_at.isoformat()}"
     return None
+
+
+def require_fence(connection: Connection, job_key: str, fence: int | None, what: str) -> None:
+    """Refuse a write of an attempt that is over; None is nobody's fence and may write. Called inside a write.
+
+    Raises:
+        PromotionFailed: naming the fence, and the attempt that has taken its place.
+    """
+    problem = fence_problem(connection, job_key, fence) if fence is not None else None
+    if problem:
+        raise PromotionFailed(f"{what} is not recorded: its attempt is over", problems=[problem])
 
 
 def is_settled(connection: Connection, job_key: str) -> bool:

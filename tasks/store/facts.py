@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, desc, func, insert, sel
 
 from tasks.domain.errors import ModelRefused
 from tasks.domain.lineage import Lineage
-from tasks.domain.models import Artifact, Digest, ModelRef, Release
+from tasks.domain.models import Artifact, Digest, ModelRef, Release, RepoId
 from tasks.domain.records import MergeCost, RepoState
 from tasks.store.database import Database, among
 from tasks.store.tables import artifacts, fetches, merges, releases, repo_states, watches
@@ -120,18 +120,24 @@ class ModelFacts(Database):
             first: datetime | None = connection.scalar(found)
             return first
 
-    def record_watch(self, family: str, rule: str, at: datetime) -> bool:
+    def record_watch(self, family: str, rule: str, at: datetime, found: Collection[RepoId]) -> bool:
         """Record that at ``at`` all that ``rule`` finds was listed and noted.
 
-        False, and no new row, if the rule is the same and nothing at all was noted since the last row: so there are
-        never more of them than there is news.
+        False, and no new row, if the rule is the same and nothing was noted of what it finds since the last row: so
+        there are never more of them than there is news, and what other families have for news is none here.
+
+        Args:
+            family: whose watch it was.
+            rule: of the family, as it was then.
+            at: when the watch began.
+            found: the repositories that the rule finds.
         """
         newest = select(watches).where(watches.c.family == family).order_by(desc(watches.c.id)).limit(1)
         with self._write() as connection:
             last = connection.execute(newest).first()
             if last is not None and last.rule == rule:
-                news = select(repo_states.c.id).where(repo_states.c.at > last.at).limit(1)
-                if connection.execute(news).first() is None:
+                noted = select(repo_states.c.repo_id).where(repo_states.c.at > last.at)
+                if not set(connection.scalars(noted.where(among(repo_states.c.repo_id, found)))) & set(found):
                     return False
             connection.execute(insert(watches).values(family=family, rule=rule, at=at))
             return True

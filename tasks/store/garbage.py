@@ -36,23 +36,29 @@ def remove(store: "ArtifactStore", digest: Digest, unused_since: datetime) -> bo
     before, and the artifact stays, or is told that it is not there. What is left after a kill lies in scratch.
     """
     with store.one_at_a_time():
-        if not store.has(digest) or last_used(store, digest) > unused_since:
+        if not is_removable(store, digest) or last_used(store, digest) > unused_since:
             return False
-        place, gone = (
-            Path(store.get(digest, use=False).folder),
-            store.scratch(f"removed-{digest[:12]}-{uuid4().hex[:8]}"),
-        )
+        place, gone = store.folder_of(digest), store.scratch(f"removed-{digest[:12]}-{uuid4().hex[:8]}")
         place.chmod(0o755)  # moving a read-only folder is refused to all but root
         place.rename(gone / "model")
         store.manifest_of(digest).unlink()
         sync(place.parent)
+        store.packs.drop(digest)
     drop(gone)
     return True
 
 
+def is_removable(store: "ArtifactStore", digest: Digest) -> bool:
+    """Whether it is in the store, or is a pack whose parent went before it, so that nobody can read it."""
+    return store.has(digest) or (store.packs.facts(digest) is not None and store.manifest_of(digest).exists())
+
+
 def drop_lone_manifests(store: "ArtifactStore") -> None:
-    """Remove manifests whose artifact is not there: what a kill between two steps of ``remove`` or ``adopt`` leaves."""
+    """Remove manifests whose artifact is not there, and packs of what is whole: what kills in the middle leave."""
     with store.one_at_a_time():
+        for digest in store.packs.digests():
+            if store.is_whole(digest):
+                store.packs.drop(digest)
         there = set(store.digests())
         for manifest in sorted((store.root / "manifests").glob("*.json")):
             if manifest.stem not in there:

@@ -3,24 +3,15 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, desc, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, desc, func, insert, select
 
 from tasks.domain.errors import InputError
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.models import Digest
-from tasks.domain.records import Approval, JobFact, StageTimes
+from tasks.domain.records import Approval, JobFact
+from tasks.store.claims import require_fence
 from tasks.store.database import Database
-from tasks.store.tables import (
-    acknowledgements,
-    approvals,
-    attempts,
-    evaluations,
-    fetches,
-    jobs,
-    merges,
-    promotions,
-    verdicts,
-)
+from tasks.store.tables import approvals, jobs
 
 
 def job_row(key: Digest, job: Job) -> dict[str, Any]:
@@ -67,51 +58,22 @@ class JobFacts(Database):
         with self._read() as connection:
             return [_job(row) for row in connection.execute(asked)]
 
-    def stage_times(self, job: Job) -> StageTimes:
-        """When each step of a job was recorded. What was there before (a merge made earlier) has its older time."""
-        key, ref = job.key, job.release.ref
-        fetched = [fetches.c.repo_id == ref.repo_id, fetches.c.revision == ref.revision]
-        artifact = select(merges.c.digest).where(merges.c.merge_key == job.merge_key)
-        published = [approvals.c.job_key == key, approvals.c.state == "published"]
-        with self._read() as connection:
-
-            def first(column: Column[datetime], *where: ColumnElement[bool]) -> datetime | None:
-                found: datetime | None = connection.scalar(select(func.min(column)).where(*where))
-                return found
-
-            moved = connection.execute(
-                select(promotions).where(promotions.c.claim_key == key).order_by(promotions.c.at).limit(1)
-            ).first()
-            seen = moved and first(
-                acknowledgements.c.at,
-                acknowledgements.c.channel == moved.channel,
-                acknowledgements.c.generation == moved.generation,
-            )
-            return StageTimes(
-                released=job.release.released_at,
-                seen=job.release.seen_at,
-                started=first(attempts.c.at, attempts.c.job_key == key),
-                fetched=first(fetches.c.at, *fetched),
-                merged=first(merges.c.at, merges.c.merge_key == job.merge_key),
-                evaluated=first(evaluations.c.at, evaluations.c.artifact_digest.in_(artifact)),
-                judged=first(verdicts.c.at, verdicts.c.job_key == key),
-                approved=first(approvals.c.at, *published),
-                switched=moved and moved.at,
-                visible=seen,
-            )
-
     # --- what waits for a person -------------------------------------------------------------------------------------
-    def ask_approval(self, request: PublishRequest, reason: str, flow_run_id: str | None = None) -> bool:
+    def ask_approval(
+        self, request: PublishRequest, reason: str, flow_run_id: str | None = None, *, fence: int | None = None
+    ) -> bool:
         """Record that a candidate waits for a decision; False if this artifact waits already.
 
         It waits once: where it waits for the same channel as another job (its gate was edited), that one is superseded.
 
         Raises:
             InputError: if the request names no job.
+            PromotionFailed: if ``fence`` is given and that attempt at the job is over.
         """
         if request.claim_key is None:
             raise InputError(f"the request for {request.channel!r} names no job; approvals are asked for jobs")
         with self._write() as connection:
+            require_fence(connection, request.claim_key, fence, f"the candidate for {request.channel!r}")
             last = connection.execute(_last_approval(request.claim_key)).first()
             if last is not None and last.state == "waiting" and last.artifact_digest == request.artifact_digest:
                 return False

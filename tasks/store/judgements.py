@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, desc, func, insert, select
 from tasks.domain.errors import InputError
 from tasks.domain.models import Digest, Evaluation, Item, Score
 from tasks.domain.records import Hold, JobEnd, JobOutcome, VerdictFact
+from tasks.store.claims import require_fence
 from tasks.store.database import Database, among
 from tasks.store.tables import evaluations, holds, job_ends, scores, verdicts
 
@@ -91,7 +92,7 @@ class JudgementFacts(Database):
         )
         with self._write() as connection:
             last = connection.execute(_latest_verdict(verdict_key)).first()
-            if last is not None and _verdict(last).model_copy(update={"at": fact.at}) == fact:
+            if last is not None and verdict_of(last).model_copy(update={"at": fact.at}) == fact:
                 return False
             connection.execute(insert(verdicts).values(**fact.model_dump()))
             return True
@@ -100,7 +101,7 @@ class JudgementFacts(Database):
         """The latest verdict under ``verdict_key``, or None."""
         with self._read() as connection:
             row = connection.execute(_latest_verdict(verdict_key)).first()
-            return None if row is None else _verdict(row)
+            return None if row is None else verdict_of(row)
 
     def verdicts(self, family: str | None = None, target: str | None = None) -> list[VerdictFact]:
         """All verdicts ever, newest first, of one family and of one target where they are given."""
@@ -110,7 +111,7 @@ class JudgementFacts(Database):
         if target is not None:
             asked = asked.where(verdicts.c.target == target)
         with self._read() as connection:
-            return [_verdict(row) for row in connection.execute(asked)]
+            return [verdict_of(row) for row in connection.execute(asked)]
 
     # --- ends and holds ----------------------------------------------------------------------------------------------
     def record_job_end(
@@ -121,8 +122,13 @@ class JudgementFacts(Database):
         artifact_digest: Digest | None = None,
         flow_run_id: str | None = None,
         at: datetime | None = None,
+        fence: int | None = None,
     ) -> None:
-        """Record how a job ended. A job may end again (failed, then published): the latest counts."""
+        """Record how a job ended. A job may end again (failed, then published): the latest counts.
+
+        Raises:
+            PromotionFailed: if ``fence`` is given and that attempt is over: another one says how the job ends.
+        """
         end = JobEnd(
             job_key=job_key,
             outcome=outcome,
@@ -132,6 +138,7 @@ class JudgementFacts(Database):
             at=at or self.now(),
         )
         with self._write() as connection:
+            require_fence(connection, job_key, fence, f"the end {outcome!r} of job {job_key[:12]}")
             connection.execute(insert(job_ends).values(**end.model_dump()))
 
     def job_end(self, job_key: str) -> JobEnd | None:
@@ -141,9 +148,13 @@ class JudgementFacts(Database):
             row = connection.execute(latest).first()
             return None if row is None else JobEnd.model_validate(_without_id(row))
 
-    def record_hold(self, key: str, reason: str) -> None:
-        """Put ``key`` on hold: the watch leaves it alone."""
-        self._hold(key, True, reason)
+    def record_hold(self, key: str, reason: str, *, fence: int | None = None) -> None:
+        """Put ``key`` on hold: the watch leaves it alone.
+
+        Raises:
+            PromotionFailed: if ``fence`` is given and that attempt at the job is over.
+        """
+        self._hold(key, True, reason, fence)
 
     def release_hold(self, key: str, reason: str = "") -> None:
         """Take the hold off ``key``; nothing happens if there is none."""
@@ -154,12 +165,16 @@ class JudgementFacts(Database):
         with self._write() as connection:
             connection.execute(insert(holds).values(key=key, held=False, reason=reason, at=self._now(connection)))
 
-    def lifted_at(self, key: str) -> datetime | None:
-        """When a hold was taken off ``key``, or a new try was asked for, last; None if never."""
+    def lifted_at(self, key: str, *, but_for: str | None = None) -> datetime | None:
+        """When a hold was taken off ``key``, or a new try was asked for, last; None if never.
+
+        With ``but_for`` what was lifted for that reason does not count.
+        """
+        asked = select(func.max(holds.c.at)).where(holds.c.key == key, ~holds.c.held)
+        if but_for is not None:
+            asked = asked.where(holds.c.reason != but_for)
         with self._read() as connection:
-            found: datetime | None = connection.scalar(
-                select(func.max(holds.c.at)).where(holds.c.key == key, ~holds.c.held)
-            )
+            found: datetime | None = connection.scalar(asked)
             return found
 
     def holds(self, keys: Collection[str] | None = None) -> list[Hold]:
@@ -170,9 +185,10 @@ class JudgementFacts(Database):
             rows = [row for row in connection.execute(asked) if keys is None or row.key in keys]
         return [Hold(key=row.key, reason=row.reason, at=row.at) for row in rows]
 
-    def _hold(self, key: str, held: bool, reason: str) -> None:
+    def _hold(self, key: str, held: bool, reason: str, fence: int | None = None) -> None:
         latest = select(holds).where(holds.c.key == key).order_by(desc(holds.c.id)).limit(1)
         with self._write() as connection:
+            require_fence(connection, key, fence, f"the hold on job {key[:12]}")
             last = connection.execute(latest).first()
             if (last is not None and last.held) == held and (last is None or not held or last.reason == reason):
                 return
@@ -230,7 +246,8 @@ def _latest_verdict(verdict_key: str) -> Any:
     return select(verdicts).where(verdicts.c.verdict_key == verdict_key).order_by(desc(verdicts.c.id)).limit(1)
 
 
-def _verdict(row: Row[Any]) -> VerdictFact:
+def verdict_of(row: Row[Any]) -> VerdictFact:
+    """A row of the table of verdicts, as a noun."""
     return VerdictFact.model_validate(_without_id(row))
 
 

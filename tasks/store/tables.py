@@ -1,7 +1,7 @@
 """The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
-Only these move: claims, channels (the pointer), staged, instances, agents, polls. A test compares this file with what
-the migrations make, so change both.
+Only these move: claims, turns, channels (the pointer), staged, instances, agents, polls. A test compares this file
+with what the migrations make, so change both.
 """
 
 from datetime import UTC, datetime
@@ -160,6 +160,19 @@ holds = Table(
     Column("reason", String, nullable=False),
     Column("at", Utc, nullable=False),
 )
+base_changes = Table(
+    "base_changes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("family", String, nullable=False, index=True),
+    Column("language", String, nullable=False),
+    Column("change", String, nullable=False),
+    Column("repo_id", String, nullable=False),
+    Column("revision", String),
+    Column("digest", String),
+    Column("details", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 attempts = Table(
     "attempts",
     metadata,
@@ -227,7 +240,7 @@ acknowledgements = Table(
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
-    *("jobs", "approvals", "acknowledgements", "watches"),
+    *("jobs", "approvals", "acknowledgements", "watches", "base_changes"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------
@@ -242,6 +255,15 @@ claims = Table(
     Column("lease_until", Utc, nullable=False),
     Column("ended_at", Utc),
     Column("description", JSON, nullable=False),
+)
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("lease_until", Utc, nullable=False),
+    Column("ended_at", Utc),
 )
 channels = Table(
     "channels",

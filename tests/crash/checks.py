@@ -10,6 +10,8 @@ from sqlalchemy import text
 
 from tests.crash.system import CHANNELS, Caller, Matrix
 
+WATCH = "watch-hub"
+"""The turn that keeps two watches apart."""
 WORKING = ("prefect.engine", "tasks.tether", "tasks.harness", "tasks.engine")
 """In the command line of what works for a run."""
 INSTANCE = "vllm_plain.py"
@@ -39,6 +41,8 @@ def busy(matrix: Matrix, active: Sequence[str]) -> list[str]:
     found, seen = [f"run {name}" for name in active], [command for _, command in commands(matrix)]
     found += [f"process {command[:90]}" for command in seen if any(w in command for w in WORKING)]
     found += [f"claim of {claim.owner} on {claim.job_key[:12]}" for claim in matrix.ledger.live_claims()]
+    turn = matrix.ledger.turn_of(WATCH)
+    found += [f"turn of {turn.owner} to watch"] if turn is not None else []
     found += [f"wish of {wish.owner} for {wish.digest[:12]}" for wish in matrix.ledger.desired().staged]
     states = matrix.ledger.channels()
     # What a channel served before stays up, so that a rollback takes seconds.

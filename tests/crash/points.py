@@ -30,13 +30,14 @@ TASKS = {
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
     "choose-previous": ROLLBACK,
-    "collect": COLLECT,
+    **dict.fromkeys(("pack-bases", "collect"), COLLECT),
 }
 WRITES = {
     **dict.fromkeys(
         ("record_release", "record_repo_state", "record_watch", "record_poll", "record_job", "record_jobs", "claim"),
         RELEASE,
     ),
+    **dict.fromkeys(("take_turn", "end_turn"), RELEASE),
     **dict.fromkeys(("renew", "release", "record_fetched", "record_artifact", "want_staged", "unstage"), RELEASE),
     **dict.fromkeys(("record_evaluation", "record_verdict", "switch_channel", "record_job_end"), RELEASE),
     **dict.fromkeys(("acknowledge", "report_instances", "agent_heartbeat"), RELEASE),
@@ -46,6 +47,7 @@ WRITES = {
     "unstage_all": LOST,
     **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     "renew_staged": ONLY_IN_THE_STORE,
+    "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
 }
 MOMENTS = {
     "worker-control": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
@@ -60,7 +62,7 @@ VICTIMS = tuple(MOMENTS)
 IN_A_WATCH = {
     *("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled", "dispatch", "report-plan"),
     *("show-pages", "report-calls", "record_release", "record_repo_state", "record_watch", "record_poll"),
-    *("record_jobs", "claim", "release", "_hold"),
+    *("record_jobs", "claim", "take_turn", "end_turn", "_hold"),
 }
 """Points that the watch reaches first: its run dies, and no job of the release."""
 IN_THE_AGENT = {"acknowledge", "report_instances", "agent_heartbeat"}

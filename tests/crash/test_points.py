@@ -107,7 +107,7 @@ def test_a_point_fires_once_and_only_where_the_variable_names_a_plan(tmp_path: P
 def test_a_task_has_a_point_around_its_body(tmp_path: Path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps([{"row": "1", "point": "task:end-job:before", "victim": "self"}]))
-    code = "from tasks.ledger import end_job; end_job.fn(None, 'kept', '', None)"
+    code = "from tasks.ledger import end_job; end_job.fn(None, 'kept', '', None, 1)"
     path = os.pathsep.join([str(INJECT), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "CRASH_MATRIX_AT": str(plan), "PREFECT_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -34,6 +34,10 @@ def claimed(ledger: Ledger) -> Any:
     return ledger.claim("job", owner="run:1", lease_seconds=300)
 
 
+def on_turn(ledger: Ledger) -> Any:
+    return ledger.take_turn("watch", owner="run:1", lease_seconds=300)
+
+
 def staged(ledger: Ledger) -> Any:
     return ledger.want_staged(make.digest("a"), "eu", owner="run:1", lease_seconds=300)
 
@@ -56,7 +60,7 @@ STATUS = InstanceStatus(
 CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "record_release": (nothing, lambda ledger, _: ledger.record_release(make.release())),
     "record_repo_state": (nothing, lambda ledger, _: ledger.record_repo_state("lab/x", "id1", "1" * 40, None, NOW)),
-    "record_watch": (nothing, lambda ledger, _: ledger.record_watch("tiny", "{}", NOW)),
+    "record_watch": (nothing, lambda ledger, _: ledger.record_watch("tiny", "{}", NOW, ())),
     "record_artifact": (
         nothing,
         lambda ledger, _: ledger.record_artifact(
@@ -74,6 +78,8 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "claim": (nothing, lambda ledger, _: claimed(ledger)),
     "renew": (claimed, lambda ledger, claim: ledger.renew(claim)),
     "release": (claimed, lambda ledger, claim: ledger.release(claim)),
+    "take_turn": (nothing, lambda ledger, _: ledger.take_turn("watch", "run:1", 300)),
+    "end_turn": (on_turn, lambda ledger, turn: ledger.end_turn(turn)),
     "expire_claims_of": (claimed, lambda ledger, _: ledger.expire_claims_of()),
     "switch_channel": (nothing, lambda ledger, _: switched(ledger)),
     "acknowledge": (switched, lambda ledger, _: ledger.acknowledge("eu", 1)),
@@ -84,6 +90,10 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "unstage": (staged, lambda ledger, _: ledger.unstage(make.digest("a"), "eu", "run:1")),
     "unstage_all": (staged, lambda ledger, _: ledger.unstage_all("run:1")),
     "report_instances": (nothing, lambda ledger, _: ledger.report_instances([STATUS])),
+    "record_base_change": (
+        nothing,
+        lambda ledger, _: ledger.record_base_change("tiny", "eu", "retired", repo_id="lab/eu", details={"why": "old"}),
+    ),
     "agent_heartbeat": (nothing, lambda ledger, _: ledger.agent_heartbeat(NOW)),
 }
 ELSEWHERE = {

@@ -15,7 +15,6 @@ from starlette.testclient import TestClient
 
 from deployments import metrics
 from deployments.receiver import metrics_app
-from tasks import ledger as ledger_tasks
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
@@ -148,7 +147,6 @@ def test_watches_are_told_of_each_family_and_are_no_attempts_at_jobs() -> None:
     ledger = open_ledger()
     claim = ledger.claim(metrics.WATCH, owner="run:w", lease_seconds=60)
     assert claim is not None
-    assert metrics.WATCH == ledger_tasks.WATCH
     ledger.record_poll("tiny", NOW, 7)
     ledger.record_poll("tiny", NOW + timedelta(minutes=10), 5, "the Hub does not answer")
     ledger.record_poll("other", NOW, 2, "the Hub does not answer")

@@ -16,6 +16,7 @@ import pytest
 from deployments.supervisor import MARK, Child, Supervisor, require_free
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
 from tasks.processes import same_process
+from tasks.store.identity import start_of
 from tests.deployments import supervised
 from tests.deployments.supervised import with_grandchild
 
@@ -71,7 +72,7 @@ def test_a_started_child_is_recorded_by_pid_and_start_time_and_gone_after_stop(h
     supervisor.start(child)
     pid = pid_of(child)
     process = psutil.Process(pid)
-    assert records(home) == [{"name": "gateway", "pid": pid, "start_time": process.create_time()}]
+    assert records(home) == [{"name": "gateway", "pid": pid, "start_time": start_of(pid)}]
     assert os.getsid(pid) == pid
     assert process.environ()[MARK] == supervisor.instance
     assert process.environ()["EMPELT_TEST"] == "x"
@@ -192,11 +193,14 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_and_nothing_else(
     assert bystander.poll() is None
 
 
-def test_a_recorded_process_is_ended_even_if_it_hides_its_environment(home: Path) -> None:
+@pytest.mark.parametrize("started", [start_of, lambda pid: psutil.Process(pid).create_time()], ids=["now", "earlier"])
+def test_a_recorded_process_is_ended_even_if_it_hides_its_environment(
+    home: Path, started: Callable[[int], str | float]
+) -> None:
     with Supervisor(home):
         pass
     process = subprocess.Popen(SLEEP, env={})
-    row = {"name": "old", "pid": process.pid, "start_time": psutil.Process(process.pid).create_time()}
+    row = {"name": "old", "pid": process.pid, "start_time": started(process.pid)}
     (home / "run" / "children.json").write_text(json.dumps([row]))
     with Supervisor(home) as supervisor:
         assert len(supervisor.end_leftovers()) == 1

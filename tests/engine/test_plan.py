@@ -191,7 +191,7 @@ def test_a_message_stays_readable_and_the_error_keeps_everything(altered, refuse
 
 def test_a_tied_head_that_one_model_stores_is_not_dropped_in_silence(altered, refused):
     def change(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0)
 
     refused(altered(change, config={"tie_word_embeddings": True}), MissingTensor, "lm_head.weight", "not in instruct")
 
@@ -222,5 +222,7 @@ def test_a_plan_draws_itself_and_is_ordered_as_a_person_would(family):
     config, labels = by_roles(recipe, family.base, family.instruct, family.tuned)
     (plan,) = plan_all({family.out: config}, labels=labels).values()
     assert "task_arithmetic of instruct, base, tuned base eu" in str(plan)
-    layout = lay_out({f"layers.{number}.w": (4,) for number in (10, 2, 1)}, "BF16", 16)
+    layout = lay_out(
+        {f"layers.{number}.w": (4,) for number in (10, 2, 1)}, {f"layers.{n}.w": "BF16" for n in (10, 2, 1)}, 16
+    )
     assert [shard.tensors for shard in layout.shards] == [("layers.1.w", "layers.2.w"), ("layers.10.w",)]

@@ -226,8 +226,8 @@ def test_disk_reservation_refusal_names_what_is_promised_to_others(lab: Lab) -> 
         path.write_text(json.dumps(big | {"sha": forged.revision}))
         with pytest.raises(DiskFull) as wait:
             fetch_model.fn("instruct", forged, digest)
-    assert re.search(r"needs \d+ bytes .* has \d+ free, of which \d+ are promised to other downloads", str(wait.value))
-    assert "nothing was downloaded" in str(wait.value)
+    assert re.search(r"needs \d+ bytes .* has \d+ free, of which \d+ are promised to other work", str(wait.value))
+    assert "nothing of it was written" in str(wait.value)
     assert not list(settings().store.rglob("*.safetensors"))
     assert lab.holds() == {}  # it is a wait, not a refusal
     assert fetch_model.fn("instruct", ref, digest) == digest  # the other one is done

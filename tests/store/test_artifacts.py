@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections import namedtuple
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.domain.errors import DiskFull, InputError, ModelRefused
@@ -322,3 +324,14 @@ def test_scratch_of_a_process_that_is_gone_is_dropped_and_that_of_a_living_one_i
     mine.rmdir()
     assert store.drop_orphans() == []
     assert sorted(path.stem for path in (tmp_path / "store" / "owners").iterdir()) == ["elsewhere"]
+
+
+def test_a_step_of_the_clock_does_not_take_scratch_from_a_living_process(tmp_path, step_clock):
+    store = ArtifactStore(tmp_path / "store")
+    mine = store.scratch("mine")
+    step_clock(3600)
+    assert store.drop_orphans() == []
+    before = [socket.gethostname(), os.getpid(), psutil.Process().create_time() - 3600]
+    (tmp_path / "store" / "owners" / "mine.json").write_text(json.dumps(before))  # as earlier versions wrote it
+    assert store.drop_orphans() == []
+    assert mine.is_dir()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.domain.errors import InputError
+from tasks.domain.errors import InputError, PromotionFailed
 from tasks.store import database
 from tasks.store.ledger import Ledger
 
@@ -122,3 +122,28 @@ def test_a_host_whose_clock_is_fast_takes_no_job_early_on_postgresql(postgres, m
         assert fast.claim(job, "two", 600) is None
         assert abs(fast.now() - right.now()) < timedelta(minutes=10)
         assert right.release(held)
+
+
+def test_an_attempt_that_is_over_neither_ends_nor_holds_nor_asks(ledger, samples):
+    job = samples.job()
+    old = ledger.claim(job.key, "run:old", 60)
+    new = ledger.claim(job.key, "run:old", 60)
+    request = samples.request(job, samples.digest("merged"))
+    writes = [
+        lambda fence: ledger.record_job_end(job.key, "rejected", "too weak", fence=fence),
+        lambda fence: ledger.record_hold(job.key, "undecided", fence=fence),
+        lambda fence: ledger.ask_approval(request, "stronger", fence=fence),
+    ]
+    for write in writes:
+        with pytest.raises(PromotionFailed, match="its attempt is over") as refusal:
+            write(old.fence)
+        assert f"fence {old.fence} was superseded" in str(refusal.value)
+        assert f"fence {new.fence} (attempt 2, run:old)" in str(refusal.value)
+    assert (ledger.job_end(job.key), ledger.holds(), ledger.awaiting_approval()) == (None, [], [])
+    for write in writes:
+        write(new.fence)
+    assert ledger.job_end(job.key).outcome == "rejected"
+    assert (len(ledger.holds()), len(ledger.awaiting_approval())) == (1, 1)
+    ledger.release(new)
+    with pytest.raises(PromotionFailed, match="was given up"):
+        ledger.record_job_end(job.key, "kept", "", fence=new.fence)

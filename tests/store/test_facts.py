@@ -46,25 +46,28 @@ def test_the_last_state_of_a_repository_is_remembered_and_equal_ones_add_no_row(
 
 
 def test_a_watch_is_recorded_when_there_is_news_and_counts_for_its_own_rule(ledger, clock):
-    begun = clock()
+    begun, found = clock(), {"lab/m", "lab/n"}
     assert ledger.watched_before("tiny", "rule", begun) is None
-    assert ledger.record_watch("tiny", "rule", begun)
+    assert ledger.record_watch("tiny", "rule", begun, found)
     assert ledger.watched_before("tiny", "rule", begun) is None  # before, and not at
     clock.forward(60)
-    assert not ledger.record_watch("tiny", "rule", clock())
+    assert not ledger.record_watch("tiny", "rule", clock(), found)
     assert ledger.watched_before("tiny", "rule", clock()) == begun
     assert ledger.watched_before("tiny", "wider", clock()) is None
     assert ledger.watched_before("other", "rule", clock()) is None
+    ledger.record_repo_state("other/m", "id-9", "a" * 40)
+    assert not ledger.record_watch("tiny", "rule", clock(), found)  # news of another family's is none
+    assert not ledger.record_watch("tiny", "rule", clock(), found | {f"lab/{number}" for number in range(900)})
     ledger.record_repo_state("lab/m", "id-1", "a" * 40)
     news = clock()
-    assert ledger.record_watch("tiny", "rule", news)
-    assert not ledger.record_watch("tiny", "rule", news)
+    assert ledger.record_watch("tiny", "rule", news, found)
+    assert not ledger.record_watch("tiny", "rule", news, found)
     clock.forward(60)
     assert ledger.watched_before("tiny", "rule", clock()) == news
-    assert ledger.record_watch("tiny", "wider", clock())
+    assert ledger.record_watch("tiny", "wider", clock(), found)
     clock.forward(60)
     assert ledger.watched_before("tiny", "rule", clock()) is None
-    assert ledger.record_watch("tiny", "rule", clock())
+    assert ledger.record_watch("tiny", "rule", clock(), found)
     assert ledger.watched_before("tiny", "rule", clock()) is None  # what a rule missed meanwhile is not known
 
 
@@ -202,7 +205,7 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
     ledger.record_verdict("k", "job", "passed", {})
     ledger.record_job_end("job", "kept", "")
     ledger.record_hold("a", "")
-    ledger.record_watch("tiny", "rule", samples.release().seen_at)
+    ledger.record_watch("tiny", "rule", samples.release().seen_at, ())
     ledger.switch_channel(
         "eu",
         digest=samples.digest("merged"),

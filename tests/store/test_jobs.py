@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.domain.errors import InputError
+from tasks.store.views import Told
 
 
 def test_a_key_tells_its_job(ledger, samples):
@@ -107,7 +108,12 @@ def test_a_wish_of_one_owner_is_taken_back_whole(ledger, samples):
 
 def test_each_step_of_a_job_is_found_by_when_it_was_recorded(ledger, clock, samples):
     job, artifact = samples.job(), samples.artifact("merged")
-    times = ledger.stage_times(job)
+    ledger.record_job(job)
+
+    def now() -> Told:
+        return ledger.told("tiny", ledger.jobs("tiny"))[job.key]
+
+    times = now().times
     assert (times.released, times.seen) == (job.release.released_at, job.release.seen_at)
     assert {getattr(times, name) for name in ("started", "fetched", "merged", "judged", "switched", "visible")} == {
         None
@@ -145,6 +151,7 @@ def test_each_step_of_a_job_is_found_by_when_it_was_recorded(ledger, clock, samp
     ledger.acknowledge("eu", 1)
     clock.forward(10)
     ledger.acknowledge("eu", 1)  # said again: the first time counts
-    found = ledger.stage_times(job)
+    end, verdict, switch, found = now()
+    assert (end, verdict.outcome, switch.generation) == (None, "passed", 1)
     assert {name: getattr(found, name) for name in recorded} == recorded
     assert ledger.visible_since("eu") == {1: recorded["visible"]}

@@ -83,6 +83,10 @@ def rows(samples) -> dict[str, dict]:
             **{"flow_run_id": "run", "at": AT},
         },
         "holds": {"id": 7, "key": "release:lab/x@1", "held": True, "reason": "gated: ñ", "at": AT},
+        "base_changes": {
+            **{"id": 7, "family": "tiny", "language": "eu", "change": "updated", **REF, "digest": KEY},
+            **{"details": {"was": {"revision": "d" * 40}}, "at": AT},
+        },
         "attempts": {"fence": 41, "job_key": job.key, "attempt": 3, "owner": "run:x", "at": AT},
         "promotions": {
             **{"channel": "eu", "generation": 1, "artifact_digest": KEY, "previous_digest": None, **REF, **named},
@@ -101,6 +105,7 @@ def rows(samples) -> dict[str, dict]:
             **{"job_key": job.key, "attempt": 3, "fence": 41, "owner": "run:x", "lease_seconds": 60.0},
             **{"lease_until": AT, "ended_at": None, "description": {"name": "x"}},
         },
+        "turns": {"name": "watch-hub", "number": 9, "owner": "run:x", "lease_until": AT, "ended_at": None},
         "channels": {"channel": "eu", "generation": 1, "acknowledged_generation": 1, "acknowledged_at": AT},
         "staged": {
             **{"digest": KEY, "channel": "eu", "owner": "run:x", **REF, "wanted_at": AT, "lease_until": AT},
@@ -186,7 +191,20 @@ def test_what_an_older_version_has_promised_holds_after_the_upgrade(empty, revis
         assert ledger.merge_cost(OTHER, KEY) == MergeCost(seconds=12.5, peak_bytes=None)
         assert ledger.lineage(KEY) == samples.lineage()
         assert ledger.evaluation(KEY).scores[0].items == ()
-        assert ledger.record_watch("tiny", "another rule", AT)
+        assert ledger.record_watch("tiny", "another rule", AT, ())
+
+
+def test_a_watch_of_an_older_version_takes_up_no_place_after_the_upgrade(empty, samples):
+    old, later = make_old(empty, "0005"), datetime(2100, 1, 1, tzinfo=UTC)
+    values = rows(samples)
+    values["attempts"] |= {"job_key": "watch-hub"}
+    values["claims"] |= {"job_key": "watch-hub", "lease_until": later}
+    with old._write() as connection:
+        fill(connection, values)
+    old.close()
+    with Ledger.open(empty) as ledger:
+        assert ledger.live_claims() == []
+        assert ledger.attempts("watch-hub") == 1  # a fact stays
 
 
 def test_every_table_has_a_row_to_be_carried_over(samples):

@@ -1,5 +1,7 @@
 """What stops a job and what takes it up again: cancelled runs, holds, used-up attempts, approvals. A ledger, no server."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,11 +18,13 @@ from tasks.approve import decide, how_it_stands, open_approval
 from tasks.cancelled import _job_by_parameters as job_by_parameters
 from tasks.cancelled import hold_job, job_of
 from tasks.domain.due import PlanRow
-from tasks.domain.errors import InputError, ModelRefused
-from tasks.domain.jobs import Job, PublishRequest
+from tasks.domain.errors import InputError, ModelRefused, PromotionFailed
+from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
-from tasks.ledger import lift_hold, take_claim, unclaimed
+from tasks.domain.records import Claim
+from tasks.ledger import claimed, end_job, lift_hold, take_claim, unclaimed
+from tasks.runs import own_name
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
 from tasks.store.tables import approvals
@@ -348,3 +352,40 @@ def test_a_candidate_that_a_run_made_live_before_it_crashed_is_seen_as_such(
     assert not by_its_job or told.startswith("generation 1 by run crashed, which did not come to its end: approved by")
     ledger.switch_channel("eu", digest="b" * 64, expected_generation=1, **where)
     assert how_it_stands.fn(find_waiting(waiting))[0] == "waiting"  # rolled back since: a person decides anew
+
+
+def test_a_stale_attempt_says_nothing_about_its_job(ledger: Ledger, job: Job):
+    """It was thought dead and is not: the attempt that took its place has the last word."""
+    old = ledger.claim(job.key, owner="run:old", lease_seconds=0.01)
+    assert old is not None
+    taken: list[Claim] = []
+
+    def works_on() -> None:
+        with claimed(job, ClaimTicket(job_key=job.key, attempt=1, fence=old.fence)) as held:
+            assert held is not None
+            new = ledger.claim(job.key, owner=held.owner, lease_seconds=60)
+            assert new is not None
+            taken.append(new)
+            with pytest.raises(PromotionFailed, match="its attempt is over"):
+                end_job.fn(job, "rejected", "too weak", "a" * 64, held.fence)
+            raise InputError("its model is not what it said")
+
+    with pytest.raises(InputError, match="not what it said"):
+        works_on()
+    (new,) = taken
+    assert (ledger.job_end(job.key), ledger.holds()) == (None, [])
+    assert [claim.fence for claim in ledger.live_claims()] == [new.fence]
+    end_job.fn(job, "kept", "not stronger", "a" * 64, new.fence)
+    assert standing(job.key).standing == "kept"
+
+
+def test_two_processes_outside_prefect_do_not_share_a_claim(ledger: Ledger, job: Job):
+    code = "import sys; from tasks.doors import open_ledger; from tasks.runs import own_name\n"
+    code += "print(own_name(), open_ledger().claim(sys.argv[1], own_name(), 60) is not None)"
+    assert take_claim(job, None) is not None
+    done = subprocess.run([sys.executable, "-c", code, job.key], capture_output=True, text=True, check=True)
+    other, _, claimed_too = done.stdout.strip().rpartition(" ")
+    assert claimed_too == "False"
+    assert other.startswith("run:by hand, ")
+    assert other != own_name() == own_name()
+    assert [claim.owner for claim in ledger.live_claims()] == [own_name()]

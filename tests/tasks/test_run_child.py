@@ -17,7 +17,8 @@ import pytest
 from tasks import child
 from tasks.child import run_child
 from tasks.domain.errors import DiskFull, EndpointUnavailable, InputError, PipelineError, TransientError
-from tasks.processes import end_orphans
+from tasks.processes import MARK, end_orphans, recorded
+from tasks.store.identity import Identity, is_same, start_of
 
 Write = Callable[[str], str]
 PREAMBLE = """
@@ -263,13 +264,13 @@ def test_what_a_child_started_does_not_keep_an_overrun_deadline_waiting(module: 
     assert gone(pids[0])
 
 
-def test_a_child_is_on_record_while_it_runs_by_pid_and_start_time(module: Write, tmp_path: Path) -> None:
+def test_a_child_is_on_record_while_it_runs_by_pid_and_start(module: Write, tmp_path: Path) -> None:
     records, seen = tmp_path / "records", list[dict[str, Any]]()
 
     def look(event: dict[str, Any]) -> None:
         seen.extend(json.loads(path.read_text()) for path in records.glob("*.json"))
         seen[-1]["said"] = event["pid"]
-        assert psutil.Process(event["pid"]).create_time() == seen[-1]["child"][1]
+        assert is_same(*seen[-1]["child"])
 
     run_child(module("say('report', pid=os.getpid())"), [], deadline_seconds=60, records=records, on_event=look)
     assert [(told["what"], told["child"][0], told["master"][0]) for told in seen] == [
@@ -311,10 +312,89 @@ def test_a_killed_master_leaves_no_child_and_the_next_to_look_ends_what_is_below
 def test_a_record_whose_pid_was_given_to_somebody_else_ends_nobody(tmp_path: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     try:
-        told = {"what": "x", "mark": "m", "child": [stranger.pid, 12.5], "master": [stranger.pid, 12.5]}
+        before = [stranger.pid, "of-an-earlier-boot:12"]
+        told = {"what": "x", "mark": "m", "child": before, "master": before}
         (tmp_path / "m.json").write_text(json.dumps(told))
         assert end_orphans(tmp_path) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@pytest.fixture
+def merging() -> Iterator[subprocess.Popen[bytes]]:
+    """A child at work, as this process would have started it."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env={**os.environ, MARK: "m"})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_step_of_the_clock_does_not_end_a_running_merge(
+    merging: subprocess.Popen[bytes], tmp_path: Path, step_clock: Callable[[float], None]
+) -> None:
+    child = Identity(merging.pid, start_of(merging.pid) or "")
+    with recorded(tmp_path, child, "m", "a merge"):
+        step_clock(3600)
+        assert end_orphans(tmp_path) == []
+        assert merging.poll() is None
+        assert is_same(*child)
+
+
+def test_a_record_of_an_earlier_version_ends_nobody_while_its_master_may_live(
+    merging: subprocess.Popen[bytes], tmp_path: Path, step_clock: Callable[[float], None]
+) -> None:
+    mine, child = psutil.Process(), psutil.Process(merging.pid)
+    told = {"what": "a merge", "mark": "m", "child": [child.pid, child.create_time()]}
+    (tmp_path / "m.json").write_text(json.dumps({**told, "master": [mine.pid, mine.create_time()]}))
+    step_clock(3600)
+    assert end_orphans(tmp_path, grace_seconds=0) == []
+    assert merging.poll() is None
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()  # nothing has its pid now
+    (tmp_path / "m.json").write_text(json.dumps({**told, "master": [gone.pid, 12.5]}))
+    assert end_orphans(tmp_path) == [f"a merge (pid {merging.pid})"]
+
+
+SECRETS = {
+    "EMPELT_HUB_TOKEN": "hf_canary",
+    "EMPELT_HUB_TOKEN_FILE": "/run/secrets/canary",
+    "EMPELT_LEDGER_URL": "postgresql://canary@db/ledger",
+    "EMPELT_PREFECT_AUTH": "admin:canary",
+    "EMPELT_WEBHOOK_SECRET": "canary",
+    "EMPELT_DB_PASSWORD": "canary",
+    "EMPELT_API_KEY": "canary",
+    "HF_TOKEN": "hf_canary",
+    "HUGGING_FACE_HUB_TOKEN": "hf_canary",
+    "HF_TOKEN_PATH": "/root/canary",
+    "PREFECT_API_KEY": "canary",
+    "PREFECT_API_AUTH_STRING": "admin:canary",
+    "PREFECT_CLIENT_CUSTOM_HEADERS": '{"x": "canary"}',
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:canary@db/prefect",
+    "AWS_SECRET_ACCESS_KEY": "canary",
+    "OPENAI_API_KEY": "canary",
+    "PGPASSWORD": "canary",
+    "HTTPS_PROXY": "http://user:canary@proxy:3128",
+}
+KEPT = {
+    "EMPELT_INSTANCE": "of this home",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "LD_LIBRARY_PATH": "/opt/libraries",
+    "TOKENIZERS_PARALLELISM": "false",
+    "EMPELT_HOME": "/srv/empelt",
+}
+
+
+def test_a_child_inherits_no_secrets_and_what_it_needs(module: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**SECRETS, **KEPT}.items():
+        monkeypatch.setenv(name, value)
+    dumps = module("say('report', environment=dict(os.environ), file=open('/proc/self/environ').read())")
+    told = run_child(dumps, [], deadline_seconds=60)
+    assert [name for name, value in told["environment"].items() if "canary" in value] == []
+    assert "canary" not in told["file"]
+    assert KEPT.items() <= told["environment"].items()
+    assert told["environment"]["PATH"] == os.environ["PATH"]
+    assert told["environment"]["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    told = run_child(dumps, [], deadline_seconds=60, secrets=["EMPELT_API_KEY"])
+    assert [name for name, value in told["environment"].items() if "canary" in value] == ["EMPELT_API_KEY"]

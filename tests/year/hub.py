@@ -8,7 +8,7 @@ window of five minutes, its failures, and that it answers about the present only
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha1
 from pathlib import Path
 from random import Random
@@ -22,7 +22,8 @@ from tasks.sources.headers import Header, Tensor
 from tasks.sources.protocol import RepoState, SourceFile
 from tests.year.clock import START, Clock
 from tests.year.contents import SHAPE, SHARD_BYTES, SHARDS, Content, tensor_names, values
-from tests.year.history import Event
+from tests.year.events import Event
+from tests.year.outages import Outage
 
 LIMITS = {"api": 500, "resolvers": 3000}
 """Calls of an address without a token in each window, the strictest of the Hub's published limits."""
@@ -115,16 +116,6 @@ class SimulatedHub:
         """What anybody sees of an organisation."""
         keys = sorted(self.organisations.get(organisation, ()))
         return [self.by_key[key] for key in keys if not self.by_key[key].private]
-
-
-@dataclass
-class Outage:
-    """A time in which the Hub fails."""
-
-    begins: datetime
-    ends: datetime
-    kind: str
-    """``5xx``, ``429`` or ``time-out``."""
 
 
 class SimulatedSource:
@@ -239,13 +230,3 @@ class SimulatedSource:
             raise HubBusy(f"{what}: the simulated Hub answered HTTP 503", None)
         self._clock.sleep(30)
         raise HubUnavailable(f"{what}: no answer from the simulated Hub within 30 s")
-
-
-def make_outages(rng: Random, days: int) -> list[Outage]:
-    """Realistic ones of a year: 30 bursts of 5xx, 15 spells of 429, 80 of time-outs, most of some minutes."""
-    found = []
-    for kind, times, longest in (("5xx", 30, 90), ("429", 15, 30), ("time-out", 80, 6)):
-        for _ in range(max(1, times * days // 365)):
-            begins = START + timedelta(days=rng.uniform(1, days))
-            found.append(Outage(begins, begins + timedelta(minutes=rng.uniform(2, longest)), kind))
-    return sorted(found, key=lambda outage: outage.begins)

@@ -18,7 +18,7 @@ from tasks.hub import find_releases
 from tasks.plan import plan_due
 from tests.year.clock import START, Clock
 from tests.year.contents import model
-from tests.year.history import LANGUAGES, Event, FamilyPlan
+from tests.year.events import LANGUAGES, Event, FamilyPlan
 from tests.year.hub import SimulatedHub, SimulatedSource
 from tests.year.workers import outcome_of
 from tests.year.world import installation

@@ -2,70 +2,37 @@
 
 A watch of the product comes every ten minutes, 52,560 times a year. Here the ticks are watched that can find something
 (after each event, when it settles, after a failed watch, when a job ended badly or made room), a share of the others,
-and on each of those only the families concerned; every six days a whole watch that must find nothing new is made, and
-shown to write nothing. What a watch does is the product's own: ``find_releases``, ``plan_due``, ``room``, ``dispatch``.
+and on each of those only the families concerned; every twelve days a whole watch that must find nothing new is made, and
+shown to write nothing.
 """
 
 import heapq
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import defaultdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import func, select
-
-from tasks import doors
-from tasks.domain.errors import TransientError
-from tasks.domain.models import Release
-from tasks.hub import find_releases
-from tasks.ledger import WATCH
-from tasks.plan import dispatch, plan_due, room
 from tasks.store.ledger import Ledger
-from tasks.store.tables import metadata
 from tests.year.broken import Claimless, WatermarkSource
 from tests.year.clock import START, Clock
-from tests.year.history import Event, History, make_history
-from tests.year.hub import SimulatedHub, SimulatedSource, make_outages
+from tests.year.events import Event, History
+from tests.year.history import make_history
+from tests.year.hub import SimulatedHub, SimulatedSource
+from tests.year.lived import Year
+from tests.year.outages import downtimes, make_outages
+from tests.year.remains import remains, rows_of_tables
+from tests.year.truth import SETTLE
+from tests.year.watching import OVERLAPS, TICK, Watcher
 from tests.year.workers import Workers
 from tests.year.world import installation
 
-TICK = timedelta(minutes=10)
-SETTLE = timedelta(hours=1)
-CRASHES, OVERLAPS, ENDS_WATCHED, OTHERS_WATCHED = 0.015, 0.03, 0.05, 0.1
-"""Shares: of watches that crash, and that another one comes into; of ends of jobs, and of events that are no release's,
-that are watched."""
-IDLE_EVERY = timedelta(days=6)
-
-
-class Crash(BaseException):
-    """The watch's process is gone: nothing of it runs any more, not even what gives its claim back."""
-
-
-@dataclass
-class Year:
-    """What is left of a simulated year, for the oracle and the table."""
-
-    history: History
-    releases: dict[str, list[Release]]
-    holds: dict[str, str]
-    channels: dict[str, list[Any]]
-    ends: list[tuple[str, str, str]]
-    """Job key, outcome and run of every end on record."""
-    jobs: dict[str, tuple[str, str, str]]
-    """Job key -> family, target, content digest of the release."""
-    runs: dict[str, str]
-    """Run -> fate of its worker."""
-    working: int
-    problems: list[str]
-    """What the simulation itself saw go wrong."""
-    figures: dict[str, Any] = field(default_factory=dict)
+ENDS_WATCHED, OTHERS_WATCHED = 0.05, 0.05
+"""Shares: of good ends of jobs, and of events that are no release's, that are watched."""
+IDLE_EVERY = timedelta(days=12)
 
 
 class Simulation:
@@ -75,26 +42,23 @@ class Simulation:
         self, history: History, seed: int, days: int, world: SimpleNamespace, clock: Clock, *, faults: bool, broken: str
     ) -> None:
         self._rng = Random(f"{seed}/faults")
-        self._history, self._days, self._clock, self._faults, self._broken = history, days, clock, faults, broken
+        self._history, self._days, self._clock, self._faults = history, days, clock, faults
         self._ledger: Ledger = world.ledger
         self._hub = SimulatedHub()
         outages = make_outages(Random(f"{seed}/outages"), days) if faults else []
         kind = WatermarkSource if broken == "watermark" else SimulatedSource
         self._source = kind(self._hub, clock, self._rng, outages)
         self._workers = Workers(self._ledger, clock, Random(f"{seed}/workers"), world.runtime, faults=faults)
-        world.use(self._source, self._start_run)
+        overlaps = 0.5 if broken == "claims" else OVERLAPS
+        self._watcher = Watcher(self._ledger, self._source, self._workers, clock, self._rng, overlaps=overlaps)
+        self._watcher.faults, self._watcher.watch_at = faults, self._watch_at
+        self._watcher.down = downtimes(Random(f"{seed}/down"), days) if faults else []
+        world.use(self._source, self._watcher.start_run)
         self._agenda: list[tuple[datetime, int, str, Any]] = []
         self._order = 0
         self._ticks: dict[datetime, set[str]] = defaultdict(set)
-        self._without_room: set[str] = set()
-        self._down = self._downtimes(Random(f"{seed}/down"))
         self._family_of = self._families_by_organisation()
-        self._crash_in: int | None = None
         self.problems: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.poll_calls: list[tuple[int, int]] = []
-        """Families and calls of every watch."""
 
     # --- what is to come ---------------------------------------------------------------------------------------------
     def _put(self, at: datetime, kind: str, what: Any = None) -> None:
@@ -109,13 +73,6 @@ class Simulation:
         if tick not in self._ticks:
             self._put(tick, "tick", tick)
         self._ticks[tick].update(families)
-
-    def _downtimes(self, rng: Random) -> list[tuple[datetime, datetime]]:
-        """Ten times a year nothing is watched for one to seven hours."""
-        if not self._faults:
-            return []
-        begins = [START + timedelta(days=rng.uniform(2, self._days)) for _ in range(max(1, 10 * self._days // 365))]
-        return [(at, at + timedelta(hours=rng.uniform(1, 7))) for at in begins]
 
     def _families_by_organisation(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
@@ -140,13 +97,14 @@ class Simulation:
                 plan.name,
             )
         self._until(end)
-        self._faults, self._down, self._source._outages = False, [], []
+        self._faults = self._watcher.faults = False
+        self._watcher.down, self._source._outages = [], []
         everything = [plan.name for plan in self._history.families]
         for place in range(100):
             self._watch_at(self._clock.at + TICK, *everything)
             self._watch_at(self._clock.at + 2 * TICK, *everything)
             self._until(self._clock.at + timedelta(hours=2))
-            if place > 0 and not self._workers.working() and not self._agenda and not self._without_room:
+            if place > 0 and not self._workers.working() and not self._agenda and not self._watcher.without_room:
                 return
         self.problems.append("two hundred hours after its end, the year has not come to rest")
 
@@ -173,8 +131,8 @@ class Simulation:
             bad = (
                 self._workers.last_state in ("Crashed", "Failed", "Stalled") or self._workers.last_outcome == "rejected"
             )
-            if bad or self._without_room or self._rng.random() < ENDS_WATCHED:
-                self._watch_at(self._clock.at + timedelta(minutes=1), family, *self._without_room)
+            if bad or self._watcher.without_room or self._rng.random() < ENDS_WATCHED:
+                self._watch_at(self._clock.at + timedelta(minutes=1), family, *self._watcher.without_room)
 
     def _event(self, event: Event) -> None:
         if event.kind == "trust":
@@ -208,12 +166,12 @@ class Simulation:
     def _webhook(self, families: list[str]) -> None:
         """There is one for every other repository. It is lost, or comes, or comes twice, within half a minute."""
         times = self._rng.choices((0, 1, 2), (15, 70, 15))[0]
-        self.counts["webhooks lost" if times == 0 else "webhooks doubled" if times == 2 else "webhooks"] += 1
+        self._watcher.counts["webhooks lost" if times == 0 else "webhooks doubled" if times == 2 else "webhooks"] += 1
         for _ in range(times):
             self._put(self._clock.at + timedelta(seconds=self._rng.uniform(1, 30)), "nudge", families)
 
     def _nudge(self, families: list[str]) -> None:
-        self.watch(set(families))
+        self._watcher.watch(set(families))
 
     def _trust(self, event: Event) -> None:
         """A person has found out who owns the name now."""
@@ -225,153 +183,33 @@ class Simulation:
         self._watch_at(self._clock.at + TICK, *self._family_of[name.split("/")[0]])
 
     def _lift(self, key: str) -> None:
-        self.counts["holds lifted by a person"] += 1
+        self._watcher.counts["holds lifted by a person"] += 1
         self._ledger.lift(key, "looked at")
         self._watch_at(self._clock.at + timedelta(minutes=1), *(plan.name for plan in self._history.families))
 
     def _tick(self, tick: datetime) -> None:
-        self.watch(self._ticks.pop(tick))
+        self._watcher.watch(self._ticks.pop(tick))
 
     def _rescan(self, family: str) -> None:
-        self.watch({family}, full_rescan=True)
+        self._watcher.watch({family}, full_rescan=True)
 
     def _idle(self, _: None) -> None:
         """Watch everything twice: the second watch must write nothing."""
         everything = {plan.name for plan in self._history.families}
-        if self.watch(everything, crashing=False) and not self._workers.next_step():
-            before = self.rows()
+        if self._watcher.watch(everything, crashing=False) and not self._workers.next_step():
+            before = rows_of_tables(self._ledger)
             calls = self._source.asked.total()
-            if self.watch(everything, crashing=False):
-                self.counts["idle watches"] += 1
-                self.counts["idle calls"] += self._source.asked.total() - calls
-                after = self.rows()
+            if self._watcher.watch(everything, crashing=False):
+                self._watcher.counts["idle watches"] += 1
+                self._watcher.counts["idle calls"] += self._source.asked.total() - calls
+                after = rows_of_tables(self._ledger)
                 changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-                # The claim that keeps two watches apart is an attempt by itself.
-                if changed.keys() - {"attempts"}:
+                if changed:
                     self.problems.append(f"an idle watch at {self._clock.at} wrote rows: {changed}")
-
-    # --- a watch -----------------------------------------------------------------------------------------------------
-    def watch(self, families: set[str], *, full_rescan: bool = False, crashing: bool = True) -> bool:
-        """What ``watch_hub`` does, for some families; whether it came to its end."""
-        if any(begins <= self._clock.at < ends for begins, ends in self._down):
-            self.counts["watches skipped"] += 1
-            return self._again(families, timedelta(minutes=30))
-        self._workers.renew()
-        self.counts["watches"] += 1
-        started = time.perf_counter()
-        owner = f"run:watch-{self.counts['watches']}"
-        claim = self._ledger.claim(WATCH, owner=owner, lease_seconds=doors.settings().pending_seconds)
-        if claim is None:
-            self.counts["watches beside another"] += 1
-            return self._again(families)
-        calls = self._source.asked.total()
-        try:
-            with self._crashes(crashing):
-                self._watched(families, full_rescan)
-        except Crash:
-            self.counts["watches crashed"] += 1
-            return self._again(families)
-        except TransientError:
-            self.counts["watches failed"] += 1
-            self._ledger.release(claim)
-            return self._again(families)
-        finally:
-            self.poll_calls.append((len(families), self._source.asked.total() - calls))
-            self.seconds["watching"] += time.perf_counter() - started
-        self._ledger.release(claim)
-        return True
-
-    def _watched(self, families: set[str], full_rescan: bool) -> None:
-        rows = []
-        for family in sorted(families):
-            began = time.perf_counter()
-            releases = find_releases.fn(family, full_rescan)
-            found = time.perf_counter()
-            rows += plan_due.fn(family, releases)
-            self.seconds["detection"] += found - began
-            self.seconds["planning"] += time.perf_counter() - found
-            self.counts["family watches"] += 1
-        if self._faults and self._rng.random() < (0.5 if self._broken == "claims" else OVERLAPS):
-            self.watch(families, crashing=False)  # another one, after we have planned and before we dispatch
-        due = [row for row in rows if row.standing == "due"]
-        free = room()
-        dispatched = [name for row in due[:free] if (name := dispatch.fn(row))]
-        self.counts["dispatched"] += len(dispatched)
-        self._without_room -= families
-        self._without_room |= {row.family for row in due[free:]}
-
-    def _again(self, families: set[str], wait: timedelta = TICK) -> bool:
-        self._watch_at(self._clock.at + wait, *families)
-        return False
-
-    @contextmanager
-    def _crashes(self, may: bool) -> Iterator[None]:
-        """Let the watch crash before one of its calls or around one of its dispatches, now and then."""
-        if not (may and self._faults and self._rng.random() < CRASHES):
-            yield
-            return
-        self._crash_in = self._rng.choice((self._rng.randint(1, 8), self._rng.randint(1, 60)))
-        self._source.before_call = self._count_down
-        try:
-            yield
-        finally:
-            self._crash_in = self._source.before_call = None
-
-    def _count_down(self) -> None:
-        if self._crash_in is not None:
-            self._crash_in -= 1
-            if self._crash_in <= 0:
-                raise Crash
-
-    def _start_run(self, name: str, **options: Any) -> SimpleNamespace:
-        """Prefect's part, between two moments at which a watch may crash: before the run is there, and after."""
-        self._count_down()
-        run = self._workers.start_run(name, **options)
-        self._watch_at(self._clock.at + timedelta(minutes=6), options["parameters"]["family"])
-        self._count_down()
-        return run
-
-    # --- what is left ------------------------------------------------------------------------------------------------
-    def rows(self) -> dict[str, int]:
-        """Rows of each table of the ledger."""
-        with self._ledger._read() as connection:
-            return {
-                name: connection.scalar(select(func.count()).select_from(table)) or 0
-                for name, table in metadata.tables.items()
-            }
 
     def year(self) -> Year:
         """All that the oracle and the table ask for."""
-        ledger = self._ledger
-        targets = [
-            (family, target) for family in doors.open_catalog().families.values() for target in family.targets.values()
-        ]
-        facts = ledger.jobs()
-        ends = metadata.tables["job_ends"].c
-        with ledger._read() as connection:
-            asked = select(ends.job_key, ends.outcome, ends.flow_run_id).order_by(ends.id)
-            ended = [(row.job_key, row.outcome, row.flow_run_id) for row in connection.execute(asked)]
-        return Year(
-            history=self._history,
-            releases={plan.name: ledger.releases(plan.name) for plan in self._history.families},
-            holds={hold.key: hold.reason for hold in ledger.holds()},
-            channels={target.channel: ledger.promotions(target.channel) for _, target in targets},
-            ends=ended,
-            jobs={f.job_key: (f.job.family, f.job.target, f.job.release.content_digest) for f in facts},
-            runs={run.id: run.fate for run in self._workers.runs.values()},
-            working=self._workers.working(),
-            problems=self.problems,
-            figures={
-                "counts": self.counts,
-                "calls": self._source.asked,
-                "windows": self._source.windows,
-                "failures": self._source.failures,
-                "polls": self.poll_calls,
-                "fates": self._workers.fates,
-                "rows": self.rows(),
-                "seconds": self.seconds,
-            },
-        )
+        return remains(self._ledger, self._history, self._source, self._workers, self._watcher, self.problems)
 
 
 def simulate(
@@ -406,5 +244,4 @@ def live(
         wall, cpu = time.perf_counter(), time.process_time()
         year = simulate(history, Path(home), seed=seed, days=days, faults=faults, broken=broken, database=database)
         year.figures["wall"], year.figures["cpu"] = time.perf_counter() - wall, time.process_time() - cpu
-        year.figures["bytes"] = sum(path.stat().st_size for path in Path(home).glob("ledger.db*"))
     return year

@@ -6,8 +6,10 @@ import pytest
 
 from tests.year.clock import START
 from tests.year.history import make_history
-from tests.year.oracle import differences, truth_of, violations
-from tests.year.simulation import Year, live
+from tests.year.lived import Year
+from tests.year.oracle import differences, violations
+from tests.year.simulation import live
+from tests.year.truth import truth_of
 
 SEED, DAYS = 3, 40
 END = START + timedelta(days=DAYS)

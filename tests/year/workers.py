@@ -17,7 +17,10 @@ from tasks.domain.errors import PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.models import Artifact, FileDigest
 from tasks.domain.records import Claim
+from tasks.domain.verdict import Verdict
+from tasks.judge import verdict_name
 from tasks.ledger import take_claim
+from tasks.order import in_order
 from tasks.publish import switch_channel
 from tasks.store.ledger import Ledger
 from tests.year.clock import Clock
@@ -45,11 +48,13 @@ class Run:
     begins: datetime
     ends: datetime
     claim: Claim | None = None
-    renewing: bool = False
     stale: bool = False
     """Its lease was gone at some time while it worked."""
     expected: int = -1
     """Generation of the channel when it judged."""
+    outcome: str = ""
+    """How it judged."""
+    renewed: datetime | None = None
     state: str = "Scheduled"
 
 
@@ -59,6 +64,8 @@ class Workers:
     def __init__(self, ledger: Ledger, clock: Clock, rng: Random, runtime: SimpleNamespace, *, faults: bool) -> None:
         self._ledger, self._clock, self._rng, self._runtime, self._faults = ledger, clock, rng, runtime, faults
         self.runs: dict[str, Run] = {}
+        self._renewing: dict[str, Run] = {}
+        """Those whose claim a thread renews."""
         self._steps: list[tuple[datetime, int, str, Run]] = []
         self._order = 0
         self.fates: Counter[str] = Counter()
@@ -111,9 +118,11 @@ class Workers:
 
     def renew(self) -> None:
         """What the thread of each live run has done by now. Claims are read by watches only, so before each is enough."""
-        for run in self.runs.values():
-            if run.renewing and run.claim is not None:
+        for run in self._renewing.values():
+            assert run.claim is not None
+            if self._clock.at - (run.renewed or run.begins) >= timedelta(seconds=run.claim.lease_seconds / 4):
                 self._ledger.renew(run.claim)
+                run.renewed = self._clock.at
 
     def working(self) -> int:
         """Runs that have not come to an end."""
@@ -130,7 +139,7 @@ class Workers:
             run.state = "AlreadyClaimed"
             return None
         run.stale = run.claim.fence != run.ticket.fence
-        run.state, run.renewing = "Running", True
+        run.state, self._renewing[run.id] = "Running", run
         if run.fate in ("dies", "stalls"):
             self._at(run.begins + (run.ends - run.begins) / 3, "stop", run)
         if run.fate != "dies":
@@ -140,7 +149,7 @@ class Workers:
         """No more renewals: its process is gone, or its machine sleeps and wakes much later."""
         assert run.claim is not None
         self._ledger.renew(run.claim)
-        run.renewing = False
+        self._renewing.pop(run.id, None)
         run.stale = True
         self.last_state = "Stalled"
         if run.fate == "dies":
@@ -148,7 +157,7 @@ class Workers:
             self._count_attempt(run)
         return self._job(run).family
 
-    def _judge(self, run: Run) -> str:
+    def _judge(self, run: Run) -> str | None:
         job, claim = self._job(run), run.claim
         assert claim is not None
         if run.fate == "asks":
@@ -160,13 +169,15 @@ class Workers:
         self._ledger.record_artifact(job.merge_key, artifact, job.lineage, 600.0, 8 << 30)
         live = self._ledger.channel(job.channel)
         run.expected = 0 if live is None else live.generation
+        verdict = in_order(job, _verdict(job, artifact.digest, None if live is None else live.artifact_digest))
+        run.outcome = verdict_name(job, verdict)[1]
         self._at(self._clock.at + timedelta(minutes=JUDGE_MINUTES), "end", run)
-        return job.family
+        return None
 
     def _end(self, run: Run) -> str:
         job, claim = self._job(run), run.claim
         assert claim is not None
-        outcome, digest = outcome_of(job.release.content_digest, job.target), _artifact(job).digest
+        outcome, digest = run.outcome, _artifact(job).digest
         verdict = {"outcome": outcome, "reasons": ["simulated"], "family": job.family, "target": job.target}
         self._ledger.record_verdict(f"verdict of {job.key}", job.key, outcome, verdict)
         if outcome == "published":
@@ -193,7 +204,8 @@ class Workers:
 
     def _ended(self, run: Run, state: str, job: Job) -> str:
         assert run.claim is not None
-        run.renewing, run.state, self.last_state = False, state, state
+        self._renewing.pop(run.id, None)
+        run.state = self.last_state = state
         self._ledger.release(run.claim)
         if state == "Failed":
             self._count_attempt(run)
@@ -204,6 +216,22 @@ class Workers:
         self._bad[run.key] += 1
         if self._bad[run.key] % 3 == 0:
             self.asked.append((self._clock.at + timedelta(hours=24), run.key))
+
+
+def _verdict(job: Job, candidate: str, live: str | None) -> Verdict:
+    """What a gate would have said in this world: where something is live, whether the candidate is stronger."""
+    outcome = outcome_of(job.release.content_digest, job.target)
+    return Verdict(
+        outcome="rejected" if outcome == "rejected" else "passed",
+        gate="year",
+        gate_digest=job.gate_digest,
+        candidate_digest=candidate,
+        parent_digests={},
+        live_digest=live,
+        stronger_than_live=False if outcome == "kept" else None if live is None else True,
+        rows=(),
+        reasons=("simulated",),
+    )
 
 
 def _artifact(job: Job) -> Artifact:

@@ -21,7 +21,7 @@ import tasks.publish
 from tasks import doors
 from tasks.store.ledger import Ledger
 from tests.year.clock import Clock
-from tests.year.history import DENIED, LANGUAGES, FamilyPlan
+from tests.year.events import DENIED, LANGUAGES, FamilyPlan
 
 GATE = {
     "name": "year",
