@@ -112,7 +112,7 @@ def wait_for_refusal(repo_id: str, console: Console) -> Hold:
 def ask(gateway: str, model: str, question: str) -> str:
     """One chat question to the endpoint; the answer."""
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
-    response = httpx.post(f"{gateway}/v1/chat/completions", json=body, timeout=60)
+    response = httpx.post(f"{gateway}/v1/chat/completions", json=body, headers=settings().own_headers, timeout=60)
     response.raise_for_status()
     return str(response.json()["choices"][0]["message"]["content"])
 

@@ -143,5 +143,8 @@ def _gateway(settings: Settings) -> str:
     if not answers(f"{settings.gateway_url}/health"):
         require_free(settings.gateway_host, settings.gateway_port, "the gateway")
         return f"not running; port {settings.gateway_port} is free"
-    models = httpx.get(f"{settings.gateway_url}/v1/models", timeout=5).json()["data"]
+    answer = httpx.get(f"{settings.gateway_url}/v1/models", headers=settings.own_headers, timeout=5)
+    if answer.status_code == 401:
+        return f"{settings.gateway_url} asks for a key, and EMPELT_GATEWAY_KEY is none that it knows"
+    models = answer.json()["data"]
     return f"{settings.gateway_url} serves {', '.join(m['id'] for m in models) or 'nothing yet'}"

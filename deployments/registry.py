@@ -45,6 +45,7 @@ from flows.merge_candidate import merge_candidate
 from flows.publish_model import publish_model
 from flows.remerge_release import remerge_release
 from flows.rollback_channel import rollback_channel
+from flows.upload_model import upload_model
 from flows.watch_hub import watch_hub
 from tasks.domain.sizing import load_classes
 from tasks.forms import Form, forms_now
@@ -72,6 +73,9 @@ ENTRIES = (
     Entry(publish_model, "by-hand", CONTROL, "Moves a channel to a judged artifact."),
     Entry(backfill_base, "by-hand", CONTROL, "Brings releases on record to targets that lack them, oldest first."),
     Entry(rollback_channel, "by-hand", CONTROL, "Takes a channel back to what it served before."),
+    Entry(
+        upload_model, "by-hand-or-watch", CONTROL, "Publishes what a channel serves to a Hub; no channel depends on it."
+    ),
     Entry(approve_release, "by-hand", CONTROL, "Publishes or rejects a candidate that waits for approval."),
 )
 

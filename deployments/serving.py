@@ -1,49 +1,79 @@
 """The agent and the gateway, wired to this installation's ledger, store and launcher."""
 
 import signal
+import sys
 import threading
 
 import psutil
 
 from tasks.doors import open_ledger, open_store
 from tasks.endpoints.agent import Agent
-from tasks.endpoints.gateway import run_gateway
+from tasks.endpoints.gateway_config import GatewayConfig
 from tasks.endpoints.launcher_client import LauncherProcess
+from tasks.endpoints.limits import Limits
 from tasks.endpoints.placement import Device
 from tasks.endpoints.profile import ServingProfile
+from tasks.endpoints.supervisor import run_gateway
 from tasks.logs import set_up_logging
-from tasks.settings import LAUNCHER, Settings
+from tasks.settings import LAUNCHER, Settings, settings
 
 
-def run_agent_here(settings: Settings) -> None:
+def run_agent_here(chosen: Settings) -> None:
     """Make desired state true until SIGTERM."""
-    set_up_logging(settings)
+    set_up_logging(chosen)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # The rest is for the operating system, the server and the workers.
-    memory = settings.device_memory_gib << 30 or int(psutil.virtual_memory().total * 0.8)
+    memory = chosen.device_memory_gib << 30 or int(psutil.virtual_memory().total * 0.8)
     agent = Agent(
         name="local",
         state=open_ledger(),
         launcher=LauncherProcess(
-            python=settings.serving_python,
+            python=chosen.serving_python,
             script=LAUNCHER,
-            socket=settings.run / "launcher.sock",
-            logs=settings.logs,
+            socket=chosen.run / "launcher.sock",
+            logs=chosen.logs,
             supervised=True,
         ),
         artifacts=open_store(),
-        run_folder=settings.run,
-        routes=settings.routes,
-        gateway=settings.gateway_url,
-        devices=[Device(settings.device, settings.device, memory)],
-        profile=ServingProfile(device=settings.device),
+        run_folder=chosen.run,
+        routes=chosen.routes,
+        gateway=chosen.gateway_url,
+        gateway_key=chosen.own_key,
+        devices=[Device(chosen.device, chosen.device, memory)],
+        profile=ServingProfile(device=chosen.device),
+        drain_seconds=chosen.drain_seconds,
     )
     agent.run(stop)
 
 
-def run_gateway_here(settings: Settings) -> None:
-    """Answer people until SIGTERM."""
-    set_up_logging(settings)
-    run_gateway(settings.routes, settings.gateway_host, settings.gateway_port)
+def run_gateway_here() -> None:
+    """Answer people until SIGTERM. SIGHUP: by new settings, with no request lost."""
+    set_up_logging(settings())
+    run_gateway(gateway_config, command=(sys.executable, "-m", "deployments.gateway_worker"))
+
+
+def gateway_config() -> GatewayConfig:
+    """What the settings say of the gateway, read anew each time."""
+    settings.cache_clear()
+    chosen = settings()
+    return GatewayConfig(
+        routes=chosen.routes,
+        host=chosen.gateway_host,
+        port=chosen.gateway_port,
+        keys=chosen.gateway_keys.get_secret_value() if chosen.gateway_keys else "",
+        own_key=chosen.own_key,
+        limits=Limits(
+            body_bytes=chosen.gateway_max_body_mib << 20,
+            upload_seconds=chosen.gateway_upload_seconds,
+            request_seconds=chosen.gateway_request_seconds,
+            idle_seconds=chosen.gateway_idle_seconds,
+            in_flight=chosen.gateway_in_flight,
+            hold_seconds=chosen.gateway_hold_seconds,
+        ),
+        retry=chosen.gateway_retry,
+        drain_seconds=chosen.drain_seconds,
+        metrics_host=chosen.metrics_host,
+        metrics_port=chosen.gateway_metrics_port,
+    )

@@ -184,14 +184,17 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
                 "--port",
                 str(settings.prefect_port),
             ],
-            withheld(environment, "hub_token", "webhook_secret", "ledger_url"),
+            withheld(
+                environment,
+                *("hub_token", "publish_token", "webhook_secret", "ledger_url", "gateway_keys", "gateway_key"),
+            ),
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,
         ),
         Child(
             "gateway",
             [*empelt, "gateway"],
-            withheld(environment, *SECRETS),
+            withheld(environment, *(name for name in SECRETS if not name.startswith("gateway_"))),
             is_ready=lambda: answers(f"{settings.gateway_url}/health"),
         ),
         # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
@@ -209,7 +212,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
         Child(
             "agent",
             [*empelt, "agent"],
-            withheld(environment, "hub_token", "webhook_secret", "prefect_auth"),
+            withheld(environment, "hub_token", "publish_token", "webhook_secret", "prefect_auth", "gateway_keys"),
             is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
         ),
         *receivers(settings, environment),
@@ -226,7 +229,7 @@ def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]
         Child(
             "receiver",
             [sys.executable, "-m", "deployments", "receiver"],
-            withheld(environment, "hub_token"),
+            withheld(environment, "hub_token", "publish_token", "gateway_keys", "gateway_key"),
             is_ready=lambda: all(answers(url) for url in asked),
         )
     ]
@@ -235,11 +238,17 @@ def receivers(settings: Settings, environment: Mapping[str, str]) -> list[Child]
 def workers(environment: Mapping[str, str]) -> list[Child]:
     """One process worker for each pool; a gpu worker runs one merge at a time."""
     start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
-    mine = {**withheld(environment, "webhook_secret"), "PREFECT_SERVER_API_AUTH_STRING": ""}
+    mine = {**withheld(environment, "webhook_secret", "gateway_keys"), "PREFECT_SERVER_API_AUTH_STRING": ""}
+    allowed = {"control": mine, "gpu": withheld(mine, "publish_token")}
     # Prefect makes a temporary folder for each run, and one of a killed worker would stay for good.
     tmp = Path(environment["EMPELT_HOME"]) / "run" / "tmp"
     return [
-        Child(f"worker-{pool}", [*start, "--pool", pool, "--limit", limit, "--name", pool], mine, scratch=tmp / pool)
+        Child(
+            f"worker-{pool}",
+            [*start, "--pool", pool, "--limit", limit, "--name", pool],
+            allowed[pool],
+            scratch=tmp / pool,
+        )
         for pool, limit in (("control", "8"), ("gpu", "1"))
     ]
 

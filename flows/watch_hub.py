@@ -14,6 +14,7 @@ from tasks.pauses import rested
 from tasks.plan import dispatch, plan_due, report_plan, room
 from tasks.polls import report_calls
 from tasks.turns import WATCH, alone
+from tasks.upload import dispatch_uploads
 
 
 @flow(name="watch-hub", flow_run_name="watch", log_prints=False)
@@ -35,6 +36,7 @@ def watch_hub(full_rescan: bool = False, dry_run: bool = False) -> State[None]:
         rows = hold_cancelled(planned)
         due = rested(rows)[: room()]
         dispatched = [name for row in due if not dry_run and (name := dispatch(row))]
+        dispatched += [] if dry_run else dispatch_uploads(list(families))
         report_plan(rows, dispatched)
         for family in families:
             show_pages(family)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up all that Empelt needs on a machine that has Python >= 3.11 and make; says what it does; does nothing twice.
 #   infra/setup.sh            the two Python environments (.venv, .venv-serving) and vLLM's one system library
-#   infra/setup.sh --tests    also what only tests use: Chromium, PostgreSQL and Redis, from Debian packages
+#   infra/setup.sh --tests    also what only tests use: Chromium, PostgreSQL, Redis and HAProxy, from Debian packages
 # EMPELT_SERVING=cpu|gpu|none picks vLLM's build (default: gpu where nvidia-smi answers, else cpu).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,6 +41,7 @@ if [ "${1:-}" = --tests ]; then
   debian chromium /usr/bin/chromium /usr/bin/chromium-browser
   debian postgresql '/usr/lib/postgresql/*/bin/initdb'
   debian redis-server /usr/bin/redis-server /usr/local/bin/redis-server
+  debian haproxy /usr/sbin/haproxy  # what `make bench-gateway` compares with
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def run_child(
     silence_seconds: float | None = None,
     records: Path | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
-    secrets: Collection[str] = (),
+    told: Mapping[str, str] | None = None,
 ) -> Event:
     """Run ``python -m module arguments`` and return its last event.
 
@@ -52,7 +52,7 @@ def run_child(
         silence_seconds: ended as well after saying nothing for so long; None: it may be silent until the deadline.
         records: folder in which it is written down while it runs, for ``tasks.processes.end_orphans``.
         on_event: called with each event.
-        secrets: variables that it inherits though they are secrets; it sees no others.
+        told: variables that this child gets; it inherits no secret. Arguments can be read by everybody on the host.
 
     Raises:
         PipelineError: of the kind that the child named; TransientError if it was killed, overran its deadline or fell
@@ -60,10 +60,14 @@ def run_child(
     """
     mark = new_mark()
     command = [sys.executable, "-m", "tasks.tether", str(os.getpid()), module, *arguments]
-    environment = {"OMP_NUM_THREADS": "1", **without_secrets(os.environ, secrets), "PYTHONUNBUFFERED": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **without_secrets(os.environ), "PYTHONUNBUFFERED": "1"}
     # In our own process group: Prefect ends a cancelled run's group as a whole, and a child of ours must go with it.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, MARK: mark}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, **(told or {}), MARK: mark},
     )
     guard = Guard(process, mark, deadline_seconds, silence_seconds, grace_seconds=GRACE_SECONDS)
     said: list[str] = []

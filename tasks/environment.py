@@ -5,7 +5,7 @@ host and ask one server by its address; none of them speaks to the Hub, to Prefe
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from tasks.settings_sources import PREFIX, SECRETS
 
@@ -19,14 +19,9 @@ _STATED = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 """A token that somebody has stored in the home folder is not read either."""
 
 
-def without_secrets(environ: Mapping[str, str], keep: Collection[str] = ()) -> dict[str, str]:
-    """What a child may see of ``environ``: no secret of ours, nothing of Prefect's, nothing that looks like a secret.
-
-    Args:
-        environ: of this process.
-        keep: names of secrets that this child needs.
-    """
-    return {name: value for name, value in environ.items() if name in keep or not _is_secret(name, value)} | _STATED
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a child may see of it: no secret of ours, nothing of Prefect's, nothing that looks like a secret."""
+    return {name: value for name, value in environ.items() if not _is_secret(name, value)} | _STATED
 
 
 def _is_secret(name: str, value: str) -> bool:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +19,23 @@ from tasks.doors import open_ledger
 from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
+
+UPLOAD = "upload"
+"""The kind of a claim on a publication, which takes no place in the window of jobs: it needs no instance."""
+
+
+class Work(Protocol):
+    """What can be claimed: a job, or an upload."""
+
+    @property
+    def key(self) -> Digest:
+        """Names it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The same for people."""
+        ...
 
 
 class Held:
@@ -42,7 +60,7 @@ class Held:
 
 
 @contextmanager
-def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True) -> Iterator[Claim | None]:
+def claimed(job: Work, ticket: ClaimTicket | None, *, hold_refusals: bool = True) -> Iterator[Claim | None]:
     """Hold the claim of ``job``; None if another live attempt has it, or if the job is on hold and nobody asked.
 
     The watch claims when it dispatches and hands the run a ticket. A run that a person started, by hand or with *Retry*
@@ -67,7 +85,7 @@ def claimed(job: Job, ticket: ClaimTicket | None, *, hold_refusals: bool = True)
         open_ledger().release(claim)
 
 
-def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
+def take_claim(job: Work, ticket: ClaimTicket | None) -> Claim | None:
     """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
     ledger, owner = open_ledger(), own_name()
     by_a_person = ticket is None or (flow_run.get_run_count() or 1) > 1
@@ -83,7 +101,7 @@ def take_claim(job: Job, ticket: ClaimTicket | None) -> Claim | None:
     return claim
 
 
-def unclaimed(job: Job) -> tuple[str, str]:
+def unclaimed(job: Work) -> tuple[str, str]:
     """Name and message of the state in which a run ends that did not get the claim of its job."""
     hold = next((h for h in open_ledger().holds() if h.key == job.key), None)
     if hold is not None and all(claim.job_key != job.key for claim in open_ledger().live_claims()):

@@ -21,7 +21,7 @@ from tasks.cancelled import FLOW, job_of
 from tasks.domain.jobs import Job
 from tasks.domain.overview import JobView, matrix_page, overview_page, page_key, refused_page
 from tasks.doors import open_catalog, open_ledger
-from tasks.pages import holds_of, releases_in, views_of
+from tasks.pages import holds_of, published_of, releases_in, views_of
 from tasks.runs import warn_of
 from tasks.waiting import name_of
 
@@ -60,7 +60,13 @@ def show_pages(family_name: str) -> list[str]:
     recent = releases_in(views, RECENT_RELEASES)
     told = [view for view in views if view.row.release in recent]
     page = overview_page(
-        family_name, channels=channels, waiting=waiting, held=holds, views=told, approve_link=_approve_link()
+        family_name,
+        channels=channels,
+        waiting=waiting,
+        held=holds,
+        views=told,
+        approve_link=_approve_link(),
+        published=published_of(family),
     )
     serving = sum(state is not None for _, state in channels)
     pages: dict[str, Page] = {

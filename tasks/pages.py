@@ -8,6 +8,7 @@ from tasks.domain.catalog import Family
 from tasks.domain.due import PlanRow
 from tasks.domain.models import ChannelState, Release
 from tasks.domain.overview import JobView
+from tasks.domain.publication import Publication
 from tasks.domain.records import Hold, JobFact
 from tasks.domain.verdict import Verdict
 from tasks.doors import open_ledger
@@ -29,6 +30,9 @@ def views_of(family: Family, runs: dict[str, str]) -> list[JobView]:
     facts = {(f.job.target, f.job.release.content_digest): f for f in ledger.jobs(family.family)}
     known, seen = ledger.releases(family.family), ledger.glance(family.family)
     told, live = ledger.told(family.family, list(facts.values())), {c.channel: c for c in ledger.channels()}
+    published: dict[str, list[Publication]] = {}
+    for publication in ledger.publications():
+        published.setdefault(publication.digest, []).append(publication)
     planned = {release.content_digest for release in ruled(family, known)}
     found: list[JobView] = []
     for name, target in family.targets.items():
@@ -41,7 +45,10 @@ def views_of(family: Family, runs: dict[str, str]) -> list[JobView]:
         all_rows += [_by_hand(row) for release in others for row in rows([release])]
         for row in all_rows:
             fact = here[row.release.content_digest]
-            found.append(_view(fact, row, told[fact.job_key], live.get(row.channel), target.languages, runs))
+            view = _view(fact, row, told[fact.job_key], live.get(row.channel), target.languages, runs)
+            made = told[fact.job_key].switch
+            stands = published.get(made.artifact_digest, []) if made else []
+            found.append(view._replace(published=tuple(stands)))
     order = list(family.targets)
     return sorted(found, key=lambda v: (-v.row.release.released_at.timestamp(), order.index(v.row.target)))
 
@@ -79,6 +86,12 @@ def _view(
 def holds_of(family: Family) -> list[Hold]:
     """Holds on releases of the family and on its targets, as people read their keys."""
     return [hold for hold in open_ledger().holds() if _concerns(hold.key, family)]
+
+
+def published_of(family: Family) -> list[Publication]:
+    """What stands on a Hub of what the family's channels serve now."""
+    states = [open_ledger().channel(target.channel) for target in family.targets.values()]
+    return [one for state in states if state for one in open_ledger().publications(state.artifact_digest)]
 
 
 def _concerns(key: str, family: Family) -> bool:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from tasks.domain.due import PlanRow
+from tasks.domain.models import Digest
 from tasks.domain.records import Attempt
 from tasks.doors import open_ledger
 from tasks.settings import settings
@@ -14,11 +15,16 @@ THERE_IS_ROOM = "there is room on the disk again"
 
 
 def not_before(row: PlanRow) -> datetime | None:
-    """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it.
+    """When the next attempt at a due job may begin, or None if it is the first since somebody asked for it."""
+    return rests_until(row.job_key)
+
+
+def rests_until(job_key: Digest) -> datetime | None:
+    """The same for whatever is claimed and tried again.
 
     The pauses grow as far as attempts count; a job that waited for the disk may have made more of them.
     """
-    made = _attempts(row)
+    made = _attempts(job_key)
     if not made:
         return None
     longer = SLOWER ** min(len(made) - 1, settings().max_attempts)
@@ -35,13 +41,13 @@ def rested(rows: list[PlanRow]) -> list[PlanRow]:
     due = [row for row in rows if row.standing == "due"]
     free = [row for row in due if (earliest := not_before(row)) is None or earliest <= now]
     for row in free:
-        if made := _attempts(row):
+        if made := _attempts(row.job_key):
             tried[row.job_key] = made[-1].at
     return sorted(free, key=lambda row: tried.get(row.job_key, datetime.min.replace(tzinfo=UTC)))
 
 
-def _attempts(row: PlanRow) -> list[Attempt]:
+def _attempts(job_key: Digest) -> list[Attempt]:
     """Those since a person last asked for the job."""
     ledger = open_ledger()
-    since = ledger.lifted_at(row.job_key, but_for=THERE_IS_ROOM)
-    return [one for one in ledger.attempts_of(row.job_key) if since is None or one.at > since]
+    since = ledger.lifted_at(job_key, but_for=THERE_IS_ROOM)
+    return [one for one in ledger.attempts_of(job_key) if since is None or one.at > since]

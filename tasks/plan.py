@@ -12,6 +12,7 @@ from tasks.domain.jobs import ClaimTicket, Job, run_name
 from tasks.domain.models import Digest, Release
 from tasks.doors import open_catalog, open_ledger
 from tasks.jobs import build_job, job_keys, look_once
+from tasks.ledger import UPLOAD
 from tasks.retired import end_retired
 from tasks.runs import HUB, start_run
 from tasks.settings import settings
@@ -53,7 +54,8 @@ def plan_due(family_name: str, releases: list[Release]) -> list[PlanRow]:
 
 def room() -> int:
     """How many more jobs may be under way on this installation."""
-    return max(0, settings().window - len(open_ledger().live_claims()))
+    claims = open_ledger().live_claims()
+    return max(0, settings().window - sum(1 for claim in claims if claim.description.get("kind") != UPLOAD))
 
 
 @task(name="dispatch", task_run_name="dispatch {row.target}", cache_policy=NO_CACHE)

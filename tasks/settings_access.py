@@ -19,6 +19,15 @@ class Access(Layered):
     hub_token: SecretStr | None = None
     """Read token for gated models. Only ever sent to ``hub_endpoint``."""
     hub_token_file: Path | None = None
+    publish_endpoint: str = "https://huggingface.co"
+    """The Hub that targets with `publish_to` are published to; another one may have a path prefix."""
+    publish_token: SecretStr | None = None
+    """Write token. Only ever sent to ``publish_endpoint``."""
+    publish_token_file: Path | None = None
+    publish_xet: bool = False
+    """Whether uploads go by Xet, which only huggingface.co takes; else they go by plain LFS, which every Hub takes."""
+    publish_signing_key: Path | None = None
+    """EC private key in PEM, by its path: each publication is signed, all its files together. Needs empelt[signing]."""
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
     prefect_host: str = "127.0.0.1"
@@ -39,6 +48,11 @@ class Access(Layered):
     """Where /metrics answers; 0 is nowhere."""
     log_format: Literal["text", "json"] = "text"
     """Of our own processes and of flow runs; ``json`` is one object per line."""
+
+    @field_validator("publish_signing_key", mode="before")
+    @classmethod
+    def _absolute_key(cls, value: Path | str | None) -> Path | None:
+        return Path.cwd() / Path(value).expanduser() if value else None  # "" is none, as an installation remembers it
 
     @field_validator("prefect_auth", mode="after")
     @classmethod

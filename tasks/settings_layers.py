@@ -12,6 +12,7 @@ from tasks.settings_sources import (
     NAMED_BY,
     PREFIX,
     SECRETS,
+    SEVERAL,
     Layers,
     Problem,
     Values,
@@ -75,18 +76,18 @@ def with_secrets_read(values: Values) -> Values:
     for name in SECRETS:
         path = read.get(f"{name}_file")
         if path and not read.get(name):
-            found = read_secret(Path(path).expanduser())
+            found = read_secret(Path(path).expanduser(), several=name in SEVERAL)
             read[f"{name}_file: problem" if isinstance(found, Problem) else name] = found
     return read
 
 
-def read_secret(path: Path) -> str:
+def read_secret(path: Path, *, several: bool = False) -> str:
     """The secret that ``path`` holds, without the line's end; a ``Problem`` if it holds none, or several lines."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         return Problem(f"{path} should hold a secret and cannot be read: {error}")
-    if not text or len(text.splitlines()) > 1:
+    if not text or (len(text.splitlines()) > 1 and not several):
         return Problem(f"{path} holds {len(text.splitlines())} lines; one is expected, the secret itself")
     return text
 

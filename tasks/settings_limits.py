@@ -22,6 +22,8 @@ class LimitSettings(Layered):
     """So many decision pages are kept as files for each target, the newest."""
     stage_deadline_seconds: int = 600
     evaluate_deadline_seconds: int = 14400
+    upload_deadline_seconds: int = 14400
+    """A publication to a Hub that has not ended after this long is ended, and tried again by a later watch."""
     visible_deadline_seconds: int = 120
     lease_seconds: int = Field(default=45, ge=10)
     """A job whose flow run has not renewed its claim for this long is given to another attempt."""

@@ -20,8 +20,10 @@ PREFIX = "EMPELT_"
 NAMED_BY = "EMPELT_SETTINGS"
 FILE = "empelt.toml"
 ENVIRONMENT, REMEMBERED, DEFAULT = "environment", "last start", "default"
-SECRETS = ("hub_token", "ledger_url", "prefect_auth", "webhook_secret")
+SECRETS = ("hub_token", "ledger_url", "prefect_auth", "publish_token", "webhook_secret", "gateway_keys", "gateway_key")
 """Never in a file of settings, each with a setting ``<name>_file`` beside it. A ledger's URL may hold a password."""
+SEVERAL = ("gateway_keys",)
+"""Those secrets whose files may hold several lines."""
 OTHERS = frozenset(
     {
         "SETTINGS",

@@ -1,22 +1,24 @@
 """The card of a merged folder: what it is, from what, how to make it again, and under which licence. Pure text.
 
 It is written beside the files and counts for nothing in their content digest. Whatever is not known is said to be so.
+When the model is published, its scores and the digests of its files are put into it.
 """
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from tasks.domain.licences import LICENCE_FILE, Ancestor, Inherited, inherit, titled
 from tasks.domain.lineage import Ingredient, Lineage, content_digest
-from tasks.domain.models import FileDigest
+from tasks.domain.models import Digest, FileDigest
 from tasks.domain.report import plain
 
 CARD = "README.md"
 RANDOM_METHODS = ("dare", "della")
 """How the names of methods begin that draw at random, and so have a seed."""
+UNMEASURED = "This card was written with the files, before anything was measured: it has no scores."
 Report = Mapping[str, Any]
 """The engine's last event; every key of it may be missing."""
 
@@ -64,6 +66,86 @@ def card_files(
     return files
 
 
+class Measured(NamedTuple):
+    """One score of the model, as its verdict had it."""
+
+    benchmark: str
+    metric: str
+    value: float
+    low: float
+    """Of the two-sided 95 % interval."""
+    high: float
+    n: int
+    """Items."""
+    parents: Mapping[str, float | None]
+    """Role -> the parent's score."""
+
+
+def published_card(
+    card: str, *, measured: Sequence[Measured], gate: str, artifact: Digest, merge: Digest, files: Sequence[FileDigest]
+) -> str:
+    """``card`` with what is known when the model is published: scores, their intervals, and the digests of its files.
+
+    Args:
+        card: as ``card_files`` wrote it.
+        measured: in the order of the gate's checks; empty where no scores are on record.
+        gate: name of the gate that it passed.
+        artifact: its content digest.
+        merge: its merge key.
+        files: of the artifact.
+
+    Raises:
+        ValueError: if ``card`` is none of ``card_files``.
+    """
+    start, head, body = (card.split("---\n", 2) if card.startswith("---\n") else ["", "", ""])[:3]
+    found = yaml.safe_load(head) if head else None
+    if start or not isinstance(found, dict) or UNMEASURED not in body or "\n## Licence\n" not in body:
+        raise ValueError(
+            "this is no card of a merge: it lacks its head, its licence, or the word that it has no scores"
+        )
+    name = next(line.removeprefix("# ") for line in body.splitlines() if line.startswith("# "))
+    found["pipeline_tag"] = "text-generation"
+    if measured:
+        found["model-index"] = [{"name": name, "results": [_result(one) for one in measured]}]
+    told = "It passed the gate below before it was published." if measured else "No scores of it are on record."
+    before, after = body.replace(UNMEASURED, told).split("\n## Licence\n", 1)
+    more = "\n".join([*_scores(measured, gate), *_digests(artifact, merge, files)])
+    text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---\n{before}\n{more}\n## Licence\n{after}"
+
+
+def _result(one: Measured) -> dict[str, Any]:
+    """An entry of ``model-index``, as the Hub reads it."""
+    metric = {"type": one.metric, "name": f"{one.metric}, n = {one.n}", "value": round(one.value, 6)}
+    dataset = {"type": one.benchmark, "name": one.benchmark}
+    return {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]}
+
+
+def _scores(measured: Sequence[Measured], gate: str) -> list[str]:
+    if not measured:
+        return []
+    roles = list(dict.fromkeys(role for one in measured for role in one.parents))
+    lines = [
+        "## Scores",
+        "",
+        f"By the gate `{gate}`, with lm-eval against the served model. n is the number of items.",
+        "",
+    ]
+    lines += [f"| benchmark | metric | score | 95 % interval | n |{''.join(f' {role} |' for role in roles)}"]
+    lines += [f"|---|---|---|---|---|{'---|' * len(roles)}"]
+    for one in measured:
+        theirs = "".join(f" {'–' if (v := one.parents.get(role)) is None else f'{v:.3f}'} |" for role in roles)
+        span = f"{one.low:.3f} to {one.high:.3f}"
+        lines.append(f"| {one.benchmark} | {one.metric} | {one.value:.3f} | {span} | {one.n} |{theirs}")
+    return [*lines, ""]
+
+
+def _digests(artifact: Digest, merge: Digest, files: Sequence[FileDigest]) -> list[str]:
+    lines = ["## Digests", "", f"- artifact (content digest): `{artifact}`", f"- merge key: `{merge}`", ""]
+    lines += ["| file | sha256 | bytes |", "|---|---|---|"]
+    return [*lines, *(f"| {plain(file.path)} | `{file.sha256}` | {file.size} |" for file in files), ""]
+
+
 def _head(lineage: Lineage, ancestors: Sequence[Ancestor], found: Inherited) -> dict[str, Any]:
     """The YAML that the Hub reads."""
     instruct = lineage.ref_of("instruct").repo_id
@@ -91,7 +173,7 @@ def _about(lineage: Lineage) -> list[str]:
         "computed from those of the parents below. Configuration, tokenizer and chat template are the instruct "
         "model's.",
         "",
-        "This card was written with the files, before anything was measured: it has no scores.",
+        UNMEASURED,
         "",
     ]
 

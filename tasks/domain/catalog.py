@@ -59,6 +59,17 @@ class InstructRule(Noun):
         return value
 
 
+class PublishTo(Noun):
+    """Where what a target's channel serves is published, for people elsewhere."""
+
+    repo: RepoId
+    """On the Hub of EMPELT_PUBLISH_ENDPOINT; of this target alone, made if it is not there."""
+    private: bool = True
+    """Of a repository that is made; one that is there stays what it is."""
+    accept: tuple[str, ...] = ()
+    """Licences that would hold a publication and that a person has read and accepts, as the hold names them."""
+
+
 class Target(Noun):
     """What one merge is for: a language, or a named set of languages."""
 
@@ -68,6 +79,8 @@ class Target(Noun):
     recipe: Recipe
     gate: Name
     """Name of a file in ``gates/``, without its ending."""
+    publish_to: PublishTo | None = None
+    """Nothing is published if it is not stated."""
 
 
 class Serving(Noun):
@@ -204,6 +217,7 @@ def load_catalog(
             except CatalogError as error:
                 problems.extend(error.problems or [str(error)])
     problems.extend(_channels_taken_twice(families))
+    problems.extend(_repositories_taken_twice(families))
     if problems:
         # Targets may share a gate, and then find the same fault in it.
         raise CatalogError(f"the catalog in {folder} was refused", problems=dict.fromkeys(problems))
@@ -230,4 +244,18 @@ def _channels_taken_twice(families: Mapping[str, Family]) -> list[str]:
             if target.channel in owner:
                 problems.append(f"{place}: channel {target.channel!r} is taken by {owner[target.channel]}")
             owner.setdefault(target.channel, place)
+    return problems
+
+
+def _repositories_taken_twice(families: Mapping[str, Family]) -> list[str]:
+    owner: dict[str, str] = {}
+    problems = []
+    for family in families.values():
+        for name, target in family.targets.items():
+            if target.publish_to is None:
+                continue
+            place, repo = f"{family.family}.targets.{name}", target.publish_to.repo.lower()
+            if repo in owner:
+                problems.append(f"{place}: {target.publish_to.repo!r} is where {owner[repo]} publishes to")
+            owner.setdefault(repo, place)
     return problems

@@ -18,6 +18,8 @@ from tasks.domain.models import Noun
 
 Kind = Literal["free", "permissive", "share-alike", "restricted", "non-commercial", "no-derivatives"]
 
+APART = "Passing the model on cannot meet both"
+"""In the warning about two licences that exclude each other."""
 LICENCE_FILE = "LICENSE.md"
 """Where the card of a licence without an id points; the Hub takes an address, LICENSE or LICENSE.md."""
 
@@ -194,7 +196,7 @@ def _warnings(told: Mapping[str, str]) -> list[str]:
     apart = {frozenset(pair): pair for pair in pairs if not covers(*pair) and not covers(*reversed(pair))}
     found += [
         f"{told[key]} wants whatever is made from it under that licence alone, and {told[other]} asks what it does not "
-        "allow. Passing the model on cannot meet both; ask somebody who knows."
+        f"allow. {APART}; ask somebody who knows."
         for key, other in apart.values()
     ]
     found += [f"{told[key]} is not among the rules: read it." for key in told if key and key not in terms]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tasks.domain.due import PlanRow
 from tasks.domain.models import ChannelState, Release
+from tasks.domain.publication import Publication
 from tasks.domain.records import Approval, Hold, StageTimes
 from tasks.domain.report import number, plain
 from tasks.domain.verdict import Row, Verdict
@@ -35,6 +36,8 @@ class JobView(NamedTuple):
     """Id of its newest flow run."""
     times: StageTimes
     languages: tuple[str, ...]
+    published: tuple[Publication, ...] = ()
+    """Where the artifact of its switch stands on a Hub."""
 
 
 def matrix_page(release: Release, views: Sequence[JobView]) -> str:
@@ -56,6 +59,9 @@ def matrix_page(release: Release, views: Sequence[JobView]) -> str:
         )
     lines += ["", "## Why", ""]
     lines += [f"- **{view.row.target}**: {_short(view.row.reason)}" for view in views]
+    if any(view.published for view in views):
+        lines += ["", "## Published to a Hub", ""]
+        lines += [f"- **{view.row.target}**: {_published(one)}" for view in views for one in view.published]
     lines += ["", "Scores are the candidate's; in brackets what the channel served then. `±` is the standard error."]
     return "\n".join(lines)
 
@@ -81,6 +87,7 @@ def overview_page(
     held: Iterable[Hold],
     views: Sequence[JobView],
     approve_link: str,
+    published: Sequence[Publication] = (),
 ) -> str:
     """What a family serves, what waits or is held and why, and how long its releases took.
 
@@ -91,6 +98,7 @@ def overview_page(
         held: holds on releases and targets; those on jobs are in ``views``.
         views: of the jobs to tell about, newest release first.
         approve_link: where the form is.
+        published: what stands on a Hub of what the family serves now.
     """
     lines = [f"# Family {family}", "", "## Serving", ""]
     lines += ["| target | channel | release | generation | since | visible |", "|---|---|---|---|---|---|"]
@@ -104,6 +112,9 @@ def overview_page(
             f"{state.release.slug} `{state.release.revision[:12]}` | {state.generation} | {moment(state.switched_at)}"
         )
         lines.append(f"| **{target}** | {page} | {told} | {visible} |")
+    if published:
+        lines += ["", "## Published to a Hub", ""]
+        lines += [f"- **{one.target}**: {_published(one)}" for one in published]
     lines += ["", "## Waiting for approval", ""]
     lines += [f"- **{name}** since {moment(w.at)}: {_short(w.reason)} [Decide]({approve_link})" for name, w in waiting]
     lines += [] if waiting else ["Nothing."]
@@ -175,6 +186,10 @@ def _stands(view: JobView) -> str:
     if view.row.standing == "done":
         return {"rejected": "refused", "kept": "kept: not stronger"}.get(view.outcome, view.outcome)
     return view.row.standing
+
+
+def _published(one: Publication) -> str:
+    return f"[{one.repo_id} `{one.tag}`]({one.url}), {moment(one.at)}"
 
 
 def _own(view: JobView) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tasks.domain.decision import Decision, mark
 from tasks.domain.evidence import Change
 from tasks.domain.models import ChannelState, ModelRef
+from tasks.domain.publication import Publication, summary
 from tasks.domain.verdict import Verdict
 from tasks.domain.words import moment
 
@@ -158,6 +159,14 @@ def channel_page(
             f"{prefix}empelt rollback {state.channel}",
             "```",
         ]
+    )
+
+
+def publication_page(done: Publication) -> str:
+    """What was published, and where."""
+    rows = {"family": done.family, "target": done.target, **summary(done), "private if made": done.private}
+    return "\n".join(
+        [f"# published: {plain(done.repo_id)} `{done.tag}`", "", *(f"- {k}: `{v}`" for k, v in rows.items())]
     )
 
 

@@ -49,6 +49,7 @@ class Agent:
         gateway: str,
         devices: Sequence[Device],
         profile: ServingProfile,
+        gateway_key: str = "",
         drain_seconds: float = 60.0,
     ) -> None:
         """Put together; nothing is started yet.
@@ -63,6 +64,7 @@ class Agent:
             gateway: its address, ``http://127.0.0.1:8000``.
             devices: what this host may use.
             profile: how to serve what brings no profile of its own.
+            gateway_key: with which it asks the gateway; "" where no keys are asked for.
             drain_seconds: how long an instance that is out of the routes may finish what it has under way.
 
         Raises:
@@ -82,6 +84,7 @@ class Agent:
         self.run_folder = run_folder.absolute()
         self.routes_path = routes
         self.gateway = gateway
+        self._gateway_key = gateway_key
         self.devices = tuple(devices)
         self.profile = profile
         self.instances: dict[str, Instance] = {}
@@ -92,7 +95,7 @@ class Agent:
         self._desired: Desired | None = None
         self._executor = ThreadPoolExecutor(max_workers=4)
         self._drain = Drain(self.client, self._executor, drain_seconds=drain_seconds)
-        self._visibility = Visibility(state, gateway, self._executor)
+        self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
         self._last_trouble = ""
 
@@ -129,7 +132,7 @@ class Agent:
         placement, wishes = self._place(self._desired, listed or {})
         self._start(wishes, placement, listed)
         self._write_routes(self._desired, placement)
-        gateway = ask_gateway(self.gateway)
+        gateway = ask_gateway(self.gateway, self._gateway_key)
         self._retire(wishes, placement, listed or {}, gateway)
         try:
             self._visibility.advance(self._desired, self._routes, gateway)

@@ -7,16 +7,23 @@ either counted on an instance or will see the next routes. That is what makes dr
 import asyncio
 import json
 import logging
+import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from tasks.endpoints.routes import InstanceRoute, Routes, read_routes
+from tasks.endpoints import figures
+from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes, read_routes
+from tasks.endpoints.split import share_of
 
 POLL_SECONDS = 0.02
 """One stat each time, about 5 us: a switch is seen after 10 ms on average."""
 
 logger = logging.getLogger(__name__)
+
+
+Version = Literal["live", "canary", "pinned"]
 
 
 class Target(NamedTuple):
@@ -25,8 +32,10 @@ class Target(NamedTuple):
     channel: str
     instance: InstanceRoute | None
     generation: int | None
-    """None when a pinned artifact is not what its channel routes to."""
+    """None for a canary, and when a pinned artifact is not what its channel routes to."""
     coming: bool
+    version: Version
+    """As which of a channel's versions it answers."""
 
 
 class Board:
@@ -40,18 +49,39 @@ class Board:
         self._seen: tuple[int, int, int] | None = None
         self._next_change = asyncio.Event()
 
-    def find(self, model: str) -> Target | None:
-        """The target of a model name: a channel, or ``channel@digest12``. None when no such name is served."""
+    def find(self, model: str, request: bytes = b"", failed: Collection[str] = ()) -> Target | None:
+        """The target of a model name: a channel, or ``channel@digest12``. None when no such name is served.
+
+        Args:
+            model: what the body says.
+            request: by which a canary is chosen or not; see ``split.share_of``.
+            failed: sockets that have not answered this request: with two versions, the other one is asked.
+        """
         route = self.routes.channels.get(model)
         if route is not None:
-            instance = self.routes.instances.get(route.instance) if route.instance else None
-            return Target(model, instance, route.generation, route.coming)
+            live = self.routes.instances.get(route.instance) if route.instance else None
+            tried = self._canary(route, live, request, failed)
+            if tried is not None:
+                return Target(model, tried, None, False, "canary")
+            return Target(model, live, route.generation, route.coming, "live")
         pinned = self._pinned.get(model)
         if pinned is None:
             return None
         own = self.routes.channels.get(pinned.channel)
-        live = own is not None and own.instance == pinned.name
-        return Target(pinned.channel, pinned, own.generation if own is not None and live else None, False)
+        is_live = own is not None and own.instance == pinned.name
+        return Target(pinned.channel, pinned, own.generation if own and is_live else None, False, "pinned")
+
+    def _canary(
+        self, route: ChannelRoute, live: InstanceRoute | None, request: bytes, failed: Collection[str]
+    ) -> InstanceRoute | None:
+        """The canary, when this request is its own, or when only it is left."""
+        tried = self.routes.instances.get(route.canary.instance) if route.canary else None
+        if tried is None or route.canary is None or route.canary.weight <= 0:
+            return None
+        mine = share_of(tried.channel, tried.digest, request) < route.canary.weight
+        if live is None or live.uds in failed:
+            return tried if mine or tried.uds not in failed else None
+        return tried if mine and tried.uds not in failed else None
 
     def names(self) -> list[str]:
         """Every model name that can be asked for: channels first."""
@@ -66,12 +96,14 @@ class Board:
         seen = (found.st_mtime_ns, found.st_ino, found.st_size)
         if seen == self._seen:
             return False
-        self._seen = seen
+        is_first, self._seen = self._seen is None, seen
         routes = read_routes(self.path)
         if routes is None:
             logger.error("%s cannot be understood; going on with routes %d", self.path, self.routes.serial)
             return False
         self.routes = routes
+        if not is_first:
+            figures.switch_seconds.observe(max(0.0, time.time() - found.st_mtime))
         self._pinned = {instance.pinned: instance for instance in routes.instances.values()}
         waiters, self._next_change = self._next_change, asyncio.Event()
         waiters.set()
@@ -84,7 +116,7 @@ class Board:
             await asyncio.sleep(POLL_SECONDS)
 
     async def changed(self, seconds: float) -> None:
-        """Wait for other routes, at most so long."""
+        """Wait for other routes, at most so long. Each waiter sees every change that comes after its call."""
         try:
             await asyncio.wait_for(self._next_change.wait(), seconds)
         except TimeoutError:

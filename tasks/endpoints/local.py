@@ -30,6 +30,7 @@ class LocalEndpoint:
         gateway: str,
         profile: ServingProfile,
         agent: str = "local",
+        gateway_key: str = "",
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         """Connect to nothing yet.
@@ -39,12 +40,14 @@ class LocalEndpoint:
             gateway: its address, ``http://127.0.0.1:8000``.
             profile: how to serve what is staged here.
             agent: whose heartbeat and instances are meant.
+            gateway_key: with which it asks the gateway; "" where no keys are asked for.
             on_wait: told each new reason to wait, for logs and progress.
         """
         self.state = state
         self.gateway = gateway.rstrip("/")
         self.profile = profile
         self.agent = agent
+        self._gateway_key = gateway_key
         self._on_wait = on_wait or (lambda _: None)
 
     def stage(
@@ -72,7 +75,7 @@ class LocalEndpoint:
                 self._refuse(status)
             if status.state != "ready":
                 return None, f"{name} is {status.state}: {status.reason}"
-            gateway = ask_gateway(self.gateway)
+            gateway = ask_gateway(self.gateway, self._gateway_key)
             if gateway is None:
                 return None, f"the gateway at {self.gateway} does not answer"
             if name not in gateway.in_flight:

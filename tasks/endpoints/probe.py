@@ -6,9 +6,12 @@ not need.
 
 import http.client
 import json
+import logging
 import socket
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+logger = logging.getLogger(__name__)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -34,9 +37,15 @@ class Reply(NamedTuple):
 
 
 def ask_http(
-    where: str, method: str, path: str, *, body: dict[str, Any] | None = None, timeout_seconds: float = 2.0
+    where: str,
+    method: str,
+    path: str,
+    *,
+    body: dict[str, Any] | None = None,
+    key: str = "",
+    timeout_seconds: float = 2.0,
 ) -> Reply:
-    """One request to ``http://host:port`` or to the Unix socket at the path ``where``.
+    """One request to ``http://host:port`` or to the Unix socket at the path ``where``, with an API key if there is one.
 
     Raises:
         OSError: nobody answered (refused, gone, timed out).
@@ -50,7 +59,9 @@ def ask_http(
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_seconds)
     try:
         sent = None if body is None else json.dumps(body)
-        connection.request(method, path, body=sent, headers={"content-type": "application/json"} if sent else {})
+        headers = {"content-type": "application/json"} if sent else {}
+        headers |= {"authorization": f"Bearer {key}"} if key else {}
+        connection.request(method, path, body=sent, headers=headers)
         response = connection.getresponse()
         return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:
@@ -88,10 +99,13 @@ HANGING = GatewayState(-1, {}, {})
 """It may still be sending to everything that it ever knew."""
 
 
-def ask_gateway(url: str) -> GatewayState | None:
+def ask_gateway(url: str, key: str = "") -> GatewayState | None:
     """The gateway's state; None when nobody listens there. HANGING when somebody does and does not answer."""
     try:
-        reply = ask_http(url, "GET", "/empelt/routes")
+        reply = ask_http(url, "GET", "/empelt/routes", key=key)
+        if reply.status == 401:
+            logger.error("the gateway at %s does not know this installation's key: see EMPELT_GATEWAY_KEY", url)
+            return HANGING  # somebody may be served by it
         told = json.loads(reply.body)
         channels = {name: (int(c["generation"]), c["instance"]) for name, c in told["channels"].items()}
         return GatewayState(int(told["serial"]), channels, dict(told["in_flight"]))
@@ -101,11 +115,13 @@ def ask_gateway(url: str) -> GatewayState | None:
         return None
 
 
-def confirm_channel(url: str, channel: str, *, digest: str, generation: int, timeout_seconds: float = 30.0) -> str:
+def confirm_channel(
+    url: str, channel: str, *, digest: str, generation: int, key: str = "", timeout_seconds: float = 30.0
+) -> str:
     """One real request through the gateway. Empty when ``digest`` answered as ``generation``, else what was wrong."""
     body = {"model": channel, "prompt": "1", "max_tokens": 1, "temperature": 0}
     try:
-        reply = ask_http(url, "POST", "/v1/completions", body=body, timeout_seconds=timeout_seconds)
+        reply = ask_http(url, "POST", "/v1/completions", body=body, key=key, timeout_seconds=timeout_seconds)
     except (OSError, http.client.HTTPException) as error:
         return f"the gateway at {url} did not answer a request for {channel} ({type(error).__name__}: {error})"
     if reply.status != 200:

@@ -1,33 +1,28 @@
 """One request on its way to an instance and back: streams as they come, tries again while no byte has been sent.
 
 A draining vLLM answers HTTP 200 with ``finish_reason: "abort"`` and empty text (vllm#57082), so a status code proves
-nothing: an abort counts as a lost answer here. It is tried again when the client has had no byte yet, and told as an
-error event when it has; never passed on as a clean end.
+nothing: an abort counts as a lost answer here. An instance is asked by the name of its artifact, never by its
+channel's, so that another one in its place cannot answer for it.
 """
 
 import asyncio
 import json
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import aiohttp
-
+from tasks.endpoints import figures
+from tasks.endpoints.answers import Header, Send, send_broken, send_error
 from tasks.endpoints.board import Board, Target
+from tasks.endpoints.limits import Limits
+from tasks.endpoints.lost import Answer, Lost, Tries
 from tasks.endpoints.routes import InstanceRoute
+from tasks.endpoints.stream import first_words, pass_on
+from tasks.endpoints.upstream import Upstream
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-ABORT = b'"finish_reason":"abort"'
-"""As vLLM writes it. Inside generated text the quotes are escaped, so text cannot imitate it."""
-SPOKEN = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments|name)":\s*"[^"]')
-RETRY_WAITS = (0.0, 1.0)
-"""Again at once (a kept-alive connection that was just closed), then after the next routes or a second: the agent sees
-a dead instance within 0.3 s and moves the channel to the previous one."""
-KEEP_ALIVE_SECONDS = 3.0
-"""vLLM closes idle connections after 5 s; ours must be the side that closes first."""
+BROKEN = "the instance went away in the middle of this answer"
 
 logger = logging.getLogger(__name__)
 
@@ -38,199 +33,194 @@ class Asked(NamedTuple):
     path: str
     model: str
     body: bytes
+    fields: Mapping[str, Any]
+    """The body as JSON."""
     headers: Mapping[str, str]
+    session: bytes
+    """What requests that belong together have in common: by it a canary is chosen or not."""
+
+    def to(self, model: str) -> bytes:
+        """The body that asks for exactly this artifact."""
+        if model == self.model:
+            return self.body
+        return json.dumps({**self.fields, "model": model}, separators=(",", ":")).encode()
 
 
-class Lost(Exception):
-    """An instance did not answer, and the client has had no byte: it may be asked again."""
+class Told:
+    """What the client has been told so far."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.began = time.monotonic()
+        self.channel = self.artifact = ""
+        self.code = 499
+        self.is_stream = False
+
+    @property
+    def started(self) -> bool:
+        """The client has had a byte: nothing can be asked again."""
+        return self.code != 499
+
+    async def error(self, status: int, message: str, extra: list[Header] | None = None) -> None:
+        """An answer of the gateway's own."""
+        self.code = status
+        if status >= 500:
+            figures.lost.labels(self.channel, self.artifact, "unanswered").inc()
+        await send_error(self._send, status, message, extra=extra)
+
+    async def head(self, status: int, headers: list[Header], *, is_stream: bool) -> None:
+        """The first byte of an instance's answer."""
+        self.code, self.is_stream = status, is_stream
+        figures.first_byte_seconds.labels(self.channel).observe(time.monotonic() - self.began)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def broken(self, sentence: str) -> None:
+        """The stream cannot be finished."""
+        figures.lost.labels(self.channel, self.artifact, "stream").inc()
+        logger.error("%s: a stream of %s broke off (%s)", self.channel, self.artifact, sentence)
+        await send_broken(self._send, sentence)
 
 
 class Relay:
-    """Asks instances over their Unix sockets. One connection pool for each."""
+    """Asks instances until one has answered."""
 
-    def __init__(self, board: Board, *, hold_seconds: float = 30.0, read_timeout_seconds: float = 600.0) -> None:
+    def __init__(self, board: Board, limits: Limits, *, retry: bool = True) -> None:
         self.board = board
-        self.hold_seconds = hold_seconds
-        self.timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=read_timeout_seconds)
-        self._sessions: dict[tuple[str, str], aiohttp.ClientSession] = {}
-        """By name and socket: an instance that was started again has another socket."""
+        self.limits = limits
+        self.retry = retry
+        self.is_ending = False
+        """This process is being stopped, and what is cut off now has not hung up by itself."""
+        self.upstream = Upstream(idle_seconds=limits.idle_seconds)
 
     async def answer(self, asked: Asked, send: Send) -> None:
         """Answer one request, whatever it takes: with the model's answer or with a sentence."""
-        failed: str | None = None
-        reason = ""
-        for wait in (0.0, *RETRY_WAITS):
-            target = await self._target(asked.model, failed, wait)
-            if target is None:
-                await send_error(send, 404, f"The model `{asked.model}` is not served here. Served: {self._served()}.")
-                return
-            if target.instance is None:
-                reason = reason or "no instance is ready for it"
-                break
-            try:
-                await self._once(asked, target, target.instance, send)
-                return
-            except Lost as error:
-                failed, reason = target.instance.name, str(error)
-                logger.warning("%s: %s did not answer (%s)", asked.model, failed, reason)
-        message = f"`{asked.model}` cannot be answered at this moment: {reason}. Nothing was generated; try again."
-        await send_error(send, 503, message, extra=[(b"retry-after", b"2")])
-
-    async def close(self) -> None:
-        """Close every pool."""
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
-
-    async def forget_gone(self) -> None:
-        """Close the pools of instances that are out of the routes and have nothing under way."""
-        routed = {(instance.name, instance.uds) for instance in self.board.routes.instances.values()}
-        for key in [key for key in self._sessions if key not in routed]:
-            if self.board.in_flight[key[0]] <= 0 or key[0] in self.board.routes.instances:
-                await self._sessions.pop(key).close()
-
-    async def _target(self, model: str, failed: str | None, wait: float) -> Target | None:
-        """Where to ask now. Holds while an instance is coming; after a failure prefers to wait for another one."""
-        started = time.monotonic()
-        while True:
-            target = self.board.find(model)
-            if target is None:
-                return None
-            if target.instance is None:
-                patience = self.hold_seconds if target.coming else 0.0
-            else:
-                patience = wait if target.instance.name == failed else 0.0
-            left = started + patience - time.monotonic()
-            if left <= 0:
-                return target
-            await self.board.changed(left)
-
-    async def _once(self, asked: Asked, target: Target, instance: InstanceRoute, send: Send) -> None:
-        self.board.in_flight[instance.name] += 1
-        started = False
+        told = Told(send)
         try:
-            url = f"http://instance{asked.path}"
-            async with self._session(instance).post(url, data=asked.body, headers=asked.headers) as response:
-                kind = response.headers.get("content-type", "application/json")
-                if response.status == 503:
-                    raise Lost(f"it answered 503: {(await response.read())[:200].decode(errors='replace')}")
-                head = _head(response.status, kind, target, instance)
-                if not kind.startswith("text/event-stream"):
-                    body = await response.read()
-                    if _aborted(body):
-                        raise Lost("it broke the answer off with finish_reason abort")
-                    started = True
-                    await send({**head, "headers": [*head["headers"], (b"content-length", b"%d" % len(body))]})
-                    await send({"type": "http.response.body", "body": body})
-                    return
-                first = await _first_words(response.content)
-                started = True
-                await send(head)
-                await _pass_on(first, response.content, send)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if not started:
-                raise Lost(reason) from error
-            logger.error("%s: %s broke off in the middle of a stream (%s)", asked.model, instance.name, reason)
-            await _break_off(send, f"the instance went away in the middle of this answer ({type(error).__name__})")
+            async with asyncio.timeout(self.limits.request_seconds):
+                await self._until_answered(asked, told, send)
+        except TimeoutError:
+            sentence = f"this request took longer than {self.limits.request_seconds:.0f} s, the limit of this gateway"
+            await (told.broken(sentence) if told.started else told.error(504, f"`{asked.model}`: {sentence}."))
+        except asyncio.CancelledError:  # the client hung up, or this process has waited for it long enough
+            if self.is_ending and told.is_stream:
+                await told.broken("this gateway is being stopped")
+            raise
+        finally:
+            figures.requests.labels(told.channel, told.artifact, str(told.code)).inc()
+
+    async def _until_answered(self, asked: Asked, told: Told, send: Send) -> None:
+        tries = Tries(self.limits.hold_seconds, retry=self.retry)
+        while True:
+            target = await self._target(asked, tries)
+            if target is None:
+                served = ", ".join(self.board.names()) or "nothing yet"
+                await told.error(404, f"The model `{asked.model}` is not served here. Served: {served}.")
+                return
+            told.channel = target.channel
+            instance = target.instance
+            if instance is None or tries.is_over or (tries.count and tries.seconds_left <= 0):
+                await self._give_up(asked, target, tries, told, send)
+                return
+            told.artifact = instance.digest[:12]
+            try:
+                with self._counted(instance):
+                    await self._once(asked, target, instance, tries, told, send)
+                return
+            except Lost as lost:
+                tries.note(instance.uds, lost)
+                figures.retried.labels(target.channel, instance.digest[:12], lost.kind).inc()
+                logger.warning("%s: %s did not answer (%s)", asked.model, instance.name, lost)
+
+    async def _target(self, asked: Asked, tries: Tries) -> Target | None:
+        """Where to ask now. Holds while an instance is coming; after a failure pauses, unless another one is there."""
+        paused = False
+        while True:
+            target = self.board.find(asked.model, asked.session, tries.failed)
+            if target is None or tries.is_over or tries.seconds_left <= 0:
+                return target
+            if target.instance is None:
+                if not target.coming and tries.last is None:
+                    return target
+                await self._hold(target.channel, tries.seconds_left)
+                continue
+            pause = tries.pause(target.instance.uds)
+            if pause == 0.0 or paused or pause is None:
+                return target if pause is not None else target._replace(instance=None)
+            await self._hold(target.channel, min(pause, tries.seconds_left))
+            paused = True
+
+    async def _hold(self, channel: str, seconds: float) -> None:
+        figures.held.labels(channel).inc()
+        figures.holding.inc()
+        try:
+            await self.board.changed(seconds)
+        finally:
+            figures.holding.dec()
+
+    async def _give_up(self, asked: Asked, target: Target, tries: Tries, told: Told, send: Send) -> None:
+        lost = tries.last
+        if lost is not None and lost.answer is not None and lost.kind == "status":
+            told.code = lost.answer.status
+            figures.lost.labels(told.channel, told.artifact, "unanswered").inc()
+            await _send_whole(send, lost.answer, [(b"x-empelt-channel", target.channel.encode())])
+            return
+        reason = str(lost) if lost is not None else "no instance is ready for it"
+        message = f"`{asked.model}` cannot be answered at this moment: {reason}. Nothing was generated; try again."
+        status = 504 if lost is not None and lost.kind == "silent" else 503
+        await told.error(status, message, extra=[(b"retry-after", b"2")])
+
+    async def _once(
+        self, asked: Asked, target: Target, instance: InstanceRoute, tries: Tries, told: Told, send: Send
+    ) -> None:
+        is_stream = bool(asked.fields.get("stream"))
+        body = asked.to(instance.pinned)
+        async with self.upstream.ask(instance, asked.path, body, asked.headers, is_stream=is_stream) as response:
+            if not response.kind.startswith("text/event-stream"):
+                answer = await response.whole(instance.pinned)
+                head = _head(answer.kind, target, instance, tries.count)
+                await told.head(answer.status, [*head, _length(answer.body)], is_stream=False)
+                await send({"type": "http.response.body", "body": answer.body})
+                return
+            first = await first_words(response, instance.pinned)
+            await told.head(response.status, _head(response.kind, target, instance, tries.count), is_stream=True)
+            try:
+                broken = await pass_on(first, response, send)
+            except Lost as lost:
+                broken = f"{BROKEN} ({lost})"
+            if broken:
+                await told.broken(broken)
+
+    @contextmanager
+    def _counted(self, instance: InstanceRoute) -> Iterator[None]:
+        self.board.in_flight[instance.name] += 1
+        try:
+            yield
         finally:
             self.board.in_flight[instance.name] -= 1
 
-    def _session(self, instance: InstanceRoute) -> aiohttp.ClientSession:
-        key = (instance.name, instance.uds)
-        session = self._sessions.get(key)
-        if session is None:
-            connector = aiohttp.UnixConnector(instance.uds, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-            session = aiohttp.ClientSession(connector=connector, timeout=self.timeout, auto_decompress=False)
-            self._sessions[key] = session
-        return session
 
-    def _served(self) -> str:
-        return ", ".join(self.board.names()) or "nothing yet"
-
-
-async def _first_words(stream: aiohttp.StreamReader) -> bytes:
-    """Read until the model has said something: an abort before that can still be tried again elsewhere.
-
-    vLLM sends the role event together with the first token, so holding it back costs no time; two events are enough.
-    """
-    held = b""
-    while True:
-        chunk = await stream.readany()
-        held += chunk
-        if ABORT in held and not SPOKEN.search(held):
-            raise Lost("it broke the stream off with finish_reason abort before its first word")
-        if not chunk and not held:
-            raise Lost("it ended the stream before its first byte")
-        if not chunk or held.count(b"\n\n") >= 2 or SPOKEN.search(held):
-            return held
-
-
-async def _pass_on(first: bytes, stream: aiohttp.StreamReader, send: Send) -> None:
-    """Send what came, and each further piece the moment it comes. An abort in the middle ends in an error event."""
-    chunk, tail = first, b""
-    while chunk:
-        if ABORT in tail + chunk:
-            await _break_off(send, "the instance broke this answer off")
-            return
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        tail = chunk[-len(ABORT) :]
-        chunk = await stream.readany()
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _break_off(send: Send, sentence: str) -> None:
-    event = json.dumps(_error(sentence, "server_error", None))
-    await send({"type": "http.response.body", "body": f"\n\ndata: {event}\n\n".encode()})
-
-
-def _head(status: int, kind: str, target: Target, instance: InstanceRoute) -> dict[str, Any]:
+def _head(kind: str, target: Target, instance: InstanceRoute, retries: int) -> list[Header]:
+    """Who answers: enough to attribute every answer to one artifact, as one version, after so many tries."""
     headers = [
         (b"content-type", kind.encode()),
         (b"x-empelt-artifact", instance.digest.encode()),
         (b"x-empelt-channel", target.channel.encode()),
+        (b"x-empelt-version", target.version.encode()),
     ]
     if instance.release:
         headers.append((b"x-empelt-release", instance.release.encode()))
     if target.generation is not None:
         headers.append((b"x-empelt-generation", b"%d" % target.generation))
-    return {"type": "http.response.start", "status": status, "headers": headers}
+    if retries:
+        headers.append((b"x-empelt-retries", b"%d" % retries))
+    return headers
 
 
-def _aborted(body: bytes) -> bool:
-    if b'"abort"' not in body:
-        return False
-    try:
-        choices = json.loads(body).get("choices", [])
-    except (ValueError, AttributeError):
-        return False
-    return any(isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices)
+def _length(body: bytes) -> Header:
+    return b"content-length", b"%d" % len(body)
 
 
-def _error(message: str, kind: str, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-CODES = {404: "model_not_found", 413: "request_too_large", 503: "no_instance"}
-
-
-async def send_error(
-    send: Send, status: int, message: str, *, extra: list[tuple[bytes, bytes]] | None = None, code: str | None = None
-) -> None:
-    """An error as OpenAI's clients expect it."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    await send_json(send, status, _error(message, kind, code or CODES.get(status)), extra=extra)
-
-
-async def send_json(send: Send, status: int, value: Any, *, extra: list[tuple[bytes, bytes]] | None = None) -> None:
-    """A whole JSON answer of the gateway's own."""
-    body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *(extra or [])]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def until_gone(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    """Return when the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        await asyncio.sleep(0)
+async def _send_whole(send: Send, answer: Answer, headers: list[Header]) -> None:
+    head = [(b"content-type", answer.kind.encode()), _length(answer.body), *headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": head})
+    await send({"type": "http.response.body", "body": answer.body})

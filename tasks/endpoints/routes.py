@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.domain.models import Digest, Noun
 
@@ -29,6 +29,14 @@ class InstanceRoute(Noun):
         return f"{self.channel}@{self.digest[:12]}"
 
 
+class Canary(Noun):
+    """A version that is tried on a part of a channel's requests, before any switch."""
+
+    instance: str
+    weight: float = Field(ge=0, le=100)
+    """Per cent of the requests; which ones, ``split.share_of`` says. Not in the instances: nobody is sent there."""
+
+
 class ChannelRoute(Noun):
     """Where a served name goes now."""
 
@@ -38,6 +46,8 @@ class ChannelRoute(Noun):
     """None: the channel is known and nothing can answer for it at this moment."""
     coming: bool = False
     """An instance is being started: the gateway holds requests for a while instead of refusing them."""
+    canary: Canary | None = None
+    """Its answers carry no generation: it has none before the switch."""
 
 
 class Routes(Noun):

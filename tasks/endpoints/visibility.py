@@ -14,9 +14,10 @@ logger = logging.getLogger(__name__)
 class Visibility:
     """Confirms generations and acknowledges them in the ledger."""
 
-    def __init__(self, state: DesiredState, gateway: str, executor: Executor) -> None:
+    def __init__(self, state: DesiredState, gateway: str, executor: Executor, *, key: str = "") -> None:
         self._state = state
         self._gateway = gateway
+        self._key = key
         self._executor = executor
         self._asked: dict[tuple[str, int], Future[str]] = {}
         self._told = ""
@@ -33,7 +34,12 @@ class Visibility:
                 routed = (route.generation, route.instance)
                 if route.instance and route.generation == live.generation and gateway.channels.get(key[0]) == routed:
                     self._asked[key] = self._executor.submit(
-                        confirm_channel, self._gateway, live.channel, digest=live.digest, generation=live.generation
+                        confirm_channel,
+                        self._gateway,
+                        live.channel,
+                        digest=live.digest,
+                        generation=live.generation,
+                        key=self._key,
                     )
             elif asked.done():
                 del self._asked[key]

@@ -1,7 +1,7 @@
 """The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds), bases.py
-                (what became of tuned bases): appended, never changed
+                (what became of tuned bases), publications.py (what stands on a Hub): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, turns.py, channels.py, serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
@@ -25,6 +25,7 @@ from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
 from tasks.store.polls import Polls
+from tasks.store.publications import PublicationFacts
 from tasks.store.serving import Serving
 from tasks.store.turns import Turns
 from tasks.store.views import Views
@@ -32,7 +33,20 @@ from tasks.store.views import Views
 __all__ = ["Ledger", "Merged"]
 
 
-class Ledger(ModelFacts, JobFacts, JudgementFacts, BaseFacts, Glances, Claims, Turns, Channels, Serving, Polls, Views):
+class Ledger(
+    ModelFacts,
+    JobFacts,
+    JudgementFacts,
+    BaseFacts,
+    PublicationFacts,
+    Glances,
+    Claims,
+    Turns,
+    Channels,
+    Serving,
+    Polls,
+    Views,
+):
     """An open ledger. Share one between threads; open one in each process."""
 
     @classmethod

@@ -236,11 +236,31 @@ acknowledgements = Table(
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("at", Utc, nullable=False),
 )
+publications = Table(
+    "publications",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("endpoint", String, nullable=False),
+    Column("repo_id", String, nullable=False),
+    Column("merge_key", String, nullable=False),
+    Column("digest", String, nullable=False, index=True),
+    Column("family", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("commit", String, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("how", String, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("flow_run_id", String),
+    Column("at", Utc, nullable=False),
+    UniqueConstraint("endpoint", "repo_id", "merge_key", name="uq_publications_place_merge"),
+)
 
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
-    *("jobs", "approvals", "acknowledgements", "watches", "base_changes"),
+    *("jobs", "approvals", "acknowledgements", "watches", "base_changes", "publications"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
         nothing,
         lambda ledger, _: ledger.record_base_change("tiny", "eu", "retired", repo_id="lab/eu", details={"why": "old"}),
     ),
+    "record_publication": (nothing, lambda ledger, _: ledger.record_publication(make.publication())),
     "agent_heartbeat": (nothing, lambda ledger, _: ledger.agent_heartbeat(NOW)),
 }
 ELSEWHERE = {

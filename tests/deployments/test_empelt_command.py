@@ -24,7 +24,20 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 RELEASE = ModelRef(repo_id="lab/instruct-v2", revision="1" * 40)
 
 
-COMMANDS = ("demo", "up", "status", "plan", "explain", "retry", "base", "backfill", "merge", "rollback", "doctor")
+COMMANDS = (
+    "demo",
+    "up",
+    "status",
+    "plan",
+    "explain",
+    "retry",
+    "base",
+    "backfill",
+    "merge",
+    "rollback",
+    "doctor",
+    "publish",
+)
 
 
 def free_port() -> int:

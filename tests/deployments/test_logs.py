@@ -20,6 +20,7 @@ from tasks.settings import Settings
 SECRETS = {
     "hub_token": "hf-canary-1",
     "webhook_secret": "canary-2-ñ",
+    "publish_token": "hf-canary-5",
     "prefect_auth": "operator:canary-3",
     "ledger_url": "postgresql://u:canary-4%2F@db/empelt",
 }

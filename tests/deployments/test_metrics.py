@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -19,6 +20,7 @@ from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import forget, open_ledger, open_store
+from tasks.endpoints import figures
 from tasks.settings import settings
 from tests.local_hub.hub_fixtures import free_port
 
@@ -198,6 +200,12 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def names_of(family: Metric) -> list[str]:
+    """As Prometheus calls the samples of a family that has none yet."""
+    ends = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}[family.type]
+    return [f"{family.name}{end}" for end in ends]
+
+
 def test_every_metric_that_an_alert_names_is_one_that_we_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = open_ledger()
     ledger.agent_heartbeat()
@@ -218,6 +226,7 @@ def test_every_metric_that_an_alert_names_is_one_that_we_tell(monkeypatch: pytes
     of_prefect = source[source.index("def _watch_runs") : source.index("def registry_of")]
     told |= {f"empelt_{name}" for name in re.findall(r'gauge\("(\w+)"', of_prefect)}
     told |= set(re.findall(r'"(empelt_\w+)"', of_prefect))
+    told |= {name for family in figures.REGISTRY.collect() for name in names_of(family)}
     named = {name for rule in rules() for name in re.findall(r"empelt_\w+", rule["expr"])}
     assert len(named) >= 10
     assert named <= told

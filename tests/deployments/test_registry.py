@@ -20,6 +20,7 @@ NAMES = {
     "remerge-release/by-hand-or-watch": "control",
     "merge-candidate/gpu": "gpu",
     "publish-model/by-hand": "control",
+    "upload-model/by-hand-or-watch": "control",
     "rollback-channel/by-hand": "control",
     "approve-release/by-hand": "control",
     "backfill-base/by-hand": "control",

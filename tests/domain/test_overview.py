@@ -10,6 +10,7 @@ from tasks.domain.due import PlanRow
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState, Digest, Release
 from tasks.domain.overview import MOST_WORDS, JobView, matrix_page, overview_page, page_key, refused_page, stage_seconds
+from tasks.domain.publication import Publication
 from tasks.domain.records import Approval, Hold, StageTimes
 from tasks.domain.verdict import Row, Verdict
 
@@ -206,3 +207,18 @@ def test_a_step_that_was_made_earlier_has_no_duration_and_does_not_shorten_the_n
 )
 def test_a_page_key_is_one_that_prefect_takes(words: tuple[str, ...], key: str):
     assert page_key(*words) == key
+
+
+def test_what_stands_on_a_hub_is_told_on_both_pages_and_nothing_where_there_is_none(view, release, digest):
+    done = Publication(
+        endpoint="https://hub", repo_id="acme/tiny-eu", merge_key=digest("m"), digest=digest("a"), family="llama-tiny",
+        target="eu", commit="c" * 40, tag="merge-abc", how="uploaded", private=True, bytes=7, seconds=1.0,
+        flow_run_id=None, at=release("v1").seen_at,
+    )  # fmt: skip
+    nothing = matrix_page(release("instruct-v2"), [view("eu", "done")])
+    assert "Published" not in nothing
+    told = "- **eu**: [acme/tiny-eu `merge-abc`](https://hub/acme/tiny-eu/tree/merge-abc), 2026-"
+    assert told in matrix_page(release("instruct-v2"), [view("eu", "done", published=(done,))])
+    shown = {"channels": [], "waiting": [], "held": [], "views": [], "approve_link": ""}
+    assert told in overview_page("llama-tiny", published=[done], **shown)
+    assert "Published" not in overview_page("llama-tiny", **shown)

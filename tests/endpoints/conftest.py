@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes, write_routes
+from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes, write_routes
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
 
@@ -91,7 +93,6 @@ def up(uds):
             return False
 
 
-@pytest.fixture(scope="module")
 def free_port():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -99,46 +100,84 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def gateway(spawn, short_folder, free_port):
-    """Start the gateway in a process of its own; returns its address and its routes file."""
-    routes = short_folder / "routes.json"
-    code = (
-        "import sys; from pathlib import Path; from tasks.endpoints.gateway import run_gateway; "
-        "run_gateway(Path(sys.argv[1]), port=int(sys.argv[2]), max_body_bytes=100_000, hold_seconds=5.0)"
-    )
-    process = spawn(sys.executable, "-c", code, routes, free_port, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    url = f"http://127.0.0.1:{free_port}"
+def start_gateway(spawn, short_folder):
+    """Start a gateway, supervisor and worker, with a folder of its own; returns how to talk to it."""
+    count = iter(range(100))
 
-    def answers():
-        try:
-            return httpx.get(f"{url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
+    def _start(limits=None, **config):
+        folder = short_folder / f"g{next(count)}"
+        folder.mkdir()
+        limits = {"body_bytes": 100_000, "hold_seconds": 5.0, **(limits or {})}
+        config = {"routes": str(folder / "routes.json"), "port": free_port(), "limits": limits, **config}
+        running = Running(folder, config)
+        with (folder / "log").open("wb") as log:
+            running.process = spawn(
+                *(sys.executable, HERE / "start_gateway.py", running.setup),
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=log,
+            )
+        until(running.answers, seconds=120, what="the gateway")
+        return running
 
-    until(answers, what="the gateway")
-    return Running(url, routes, process)
+    return _start
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway):
+    """A gateway for the tests of one file."""
+    return start_gateway()
 
 
 class Running:
     """A gateway that runs."""
 
-    def __init__(self, url, routes, process):
-        self.url, self.routes, self.process, self.serial = url, routes, process, 0
+    def __init__(self, folder, config):
+        self.folder, self.config, self.setup = folder, config, folder / "setup.json"
+        self.url, self.routes = f"http://127.0.0.1:{config['port']}", Path(config["routes"])
+        self.process, self.serial, self.headers = None, 0, {}
+        self.write()
 
-    def route(self, live, *others, generation=1, wait=True):
-        """Route channel eu to ``live``, with ``others`` beside it, as the agent would."""
+    def write(self, **changes):
+        """The set-up that the next start or restart reads."""
+        self.config |= changes
+        self.setup.write_text(json.dumps(self.config))
+
+    def answers(self):
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def log(self):
+        return (self.folder / "log").read_text()
+
+    def worker(self):
+        """The pid of the worker that was started last."""
+        return int(re.findall(r"worker (\d+) answers", self.log())[-1])
+
+    def route(self, live, *others, generation=1, canary=None, wait=True):
+        """Route channel eu to ``live``, with ``others`` beside it, as the agent would; ``canary``: instance, weight."""
         self.serial += 1
         known = {one.name: one for one in (live, *others) if one}
-        channel = ChannelRoute(generation=generation, instance=live.name if live else None, coming=live is None)
+        tried = Canary(instance=canary[0].name, weight=canary[1]) if canary else None
+        name = live.name if live else None
+        channel = ChannelRoute(generation=generation, instance=name, coming=live is None, canary=tried)
         write_routes(self.routes, Routes(serial=self.serial, channels={"eu": channel}, instances=known))
         if wait:
             until(lambda: self.state()["serial"] == self.serial, what="the gateway to load its routes")
 
     def state(self):
-        return httpx.get(f"{self.url}/empelt/routes").json()
+        return httpx.get(f"{self.url}/empelt/routes", headers=self.headers).json()
 
     def ask(self, model="eu", **body):
-        return httpx.post(f"{self.url}/v1/completions", json={"model": model, "prompt": "q", **body}, timeout=30)
+        asked = {"model": model, "prompt": "q", **body}
+        return httpx.post(f"{self.url}/v1/completions", json=asked, headers=self.headers, timeout=30)
+
+    def figures(self):
+        """(name, labels) -> value, of its metrics."""
+        text = httpx.get(f"http://127.0.0.1:{self.config['metrics_port']}/metrics").text
+        families = text_string_to_metric_families(text)
+        return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
 
 def behave(instance, **behaviour):

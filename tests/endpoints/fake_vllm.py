@@ -2,7 +2,18 @@
 
     python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
 
-POST /behave {"abort": true} makes it answer as a draining vLLM: 200, empty, finish_reason abort.
+POST /behave changes how it answers from then on, until it is told otherwise:
+
+    abort   as a draining vLLM: 200, empty, finish_reason abort
+    status  with this error; ``times``: only so often
+    reset   it closes the connection before its first byte; ``times`` as above
+    hang    it never answers
+    served  it knows only these names, and answers 404 to others: another server on the same socket
+    says    the name that it calls itself in each answer, whatever it was asked for
+
+A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
+is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
+(``error_at``), ends without its end mark (``end_at``), or falls silent (``hang_at``).
 """
 
 import argparse
@@ -28,7 +39,8 @@ options = parser.parse_args()
 NAME = Path(options.model).name
 config = Path(options.model) / "config.json"
 FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
-behaviour = {"abort": False}
+CALM = {"abort": False, "status": 0, "reset": False, "hang": False, "served": [], "says": "", "times": -1}
+behaviour = dict(CALM)
 
 
 def compact(value):
@@ -40,22 +52,47 @@ async def health(request: Request) -> Response:
 
 
 async def behave(request: Request) -> Response:
-    behaviour.update(await request.json())
+    behaviour.update({**CALM, **await request.json()})
     return JSONResponse(behaviour)
+
+
+async def misbehave(request: Request, asked: dict) -> Response | None:
+    """An error instead of an answer; None when this one is to be answered."""
+    if behaviour["served"] and asked["model"] not in behaviour["served"]:
+        error = {"message": f"The model `{asked['model']}` does not exist.", "type": "NotFoundError", "code": 404}
+        return JSONResponse({"error": error}, 404)
+    if behaviour["hang"]:
+        await asyncio.sleep(3600)
+    if behaviour["times"] == 0:
+        return None
+    if behaviour["status"] or behaviour["reset"]:
+        behaviour["times"] -= 1
+    if behaviour["reset"]:
+        request._receive.__self__.transport.abort()
+        return Response()
+    return JSONResponse({"error": {"message": "it failed"}}, behaviour["status"]) if behaviour["status"] else None
 
 
 async def complete(request: Request) -> Response:
     asked = await request.json()
+    if (fault := await misbehave(request, asked)) is not None:
+        return fault
     finish = "abort" if behaviour["abort"] else "length"
     text = "" if behaviour["abort"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
-        return StreamingResponse(events(asked, finish), media_type="text/event-stream")
+        return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
-    body = {"id": "x", "model": asked["model"], "choices": [{"index": 0, "text": text, "finish_reason": finish}]}
+    body = {
+        "id": "x",
+        "model": behaviour["says"] or asked["model"],
+        "choices": [{"index": 0, "text": text, "finish_reason": finish}],
+    }
     return Response(compact(body), media_type="application/json")
 
 
-async def events(asked: dict, finish: str):
+async def events(request: Request, asked: dict, finish: str):
+    model = behaviour["says"] or asked["model"]
+    await asyncio.sleep(asked.get("first_wait", 0.0))
     count = 0 if finish == "abort" else asked.get("max_tokens", 3)
     for number in range(count):
         if asked.get("die_at") == number:
@@ -63,8 +100,19 @@ async def events(asked: dict, finish: str):
         if asked.get("abort_at") == number:
             finish = "abort"
             break
+        if asked.get("cut_at") == number:
+            request._receive.__self__.transport.abort()
+            return
+        if asked.get("hang_at") == number:
+            await asyncio.sleep(3600)
+        if asked.get("end_at") == number:
+            return
+        if asked.get("error_at") == number:
+            yield f"data: {compact({'error': {'message': 'EngineDeadError', 'type': 'server', 'code': 500}})}\n\n"
+            yield "data: [DONE]\n\n"
+            return
         choice = {"index": 0, "text": f"{NAME} {number} {time.monotonic()} ", "finish_reason": None}
-        yield f"data: {compact({'choices': [choice]})}\n\n"
+        yield f"data: {compact({'model': model, 'choices': [choice]})}\n\n"
         await asyncio.sleep(asked.get("wait", 0.0))
     yield f"data: {compact({'choices': [{'index': 0, 'text': '', 'finish_reason': finish}]})}\n\n"
     yield "data: [DONE]\n\n"

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from tasks.domain.errors import AddressInUse
-from tasks.endpoints.gateway import listen, run_gateway
+from tasks.endpoints.gateway_config import GatewayConfig
 from tasks.endpoints.routes import Routes, read_routes, write_routes
+from tasks.endpoints.supervisor import Supervisor, listen
 
 BLUE, GREEN = "b" * 64, "a" * 64
 
@@ -279,7 +280,7 @@ def test_a_busy_port_is_refused_by_its_number(tmp_path: Path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse, match=f"port {port} on 127.0.0.1 cannot be used.*another port"):
-            run_gateway(tmp_path / "routes.json", port=port)
+            Supervisor(lambda: GatewayConfig(routes=tmp_path / "routes.json", port=port))
 
 
 def test_answers_are_sent_without_waiting_for_an_acknowledgement():

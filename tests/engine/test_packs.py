@@ -257,7 +257,7 @@ def test_a_parent_that_lacks_a_tensor_or_is_not_there_is_named(packed: Path, tmp
     with pytest.raises(CheckpointError, match="base: no such folder"):
         Checkpoint.open(packed)
     write_folder(tmp_path / "base", {"model.norm.weight": numbers((24,), 1)}, "BF16")
-    with pytest.raises(CorruptShard, match="model.rows.cube .*the parent has no such tensor"):
+    with pytest.raises(CorruptShard, match=r"model\.rows\.cube .*the parent has no such tensor"):
         Checkpoint.open(packed)
     (packed / PARENT).unlink()
     with pytest.raises(CheckpointError, match=rf"{PARENT}: cannot be read"):

@@ -11,6 +11,7 @@ import pytest
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
+from tasks.domain.publication import Publication
 from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
 from tests.store.postgres_server import BINARIES, running_postgres
@@ -85,6 +86,14 @@ class Samples:
             release=job.release.ref,
             expected_generation=0,
             claim_key=job.key,
+        )
+
+    def publication(self, name: str = "v1", *, commit: str = "c" * 40) -> Publication:
+        return Publication(
+            **{"endpoint": "https://hub", "repo_id": "acme/tiny-eu", "merge_key": self.digest("merge")},
+            **{"digest": self.digest(name), "family": "tiny", "target": "eu", "commit": commit, "tag": "merge-6d65"},
+            **{"how": "uploaded", "private": True, "bytes": 5_000_000_000, "seconds": 1.5, "flow_run_id": None},
+            at=START,
         )
 
     def evaluation(self, key: str = "eval", *, right: int = 2, n: int = 3) -> Evaluation:

@@ -116,6 +116,11 @@ def rows(samples) -> dict[str, dict]:
             **{"family": "tiny", "polls": 2, "failures": 1, "calls": 9, "good_at": AT, "failed_at": None},
             "failure": "",
         },
+        "publications": {
+            **{"id": 7, "endpoint": "https://hub", "repo_id": REPO, "merge_key": OTHER, "digest": KEY, **named},
+            **{"commit": "c" * 40, "tag": "merge-bbbbbbbbbbbb", "how": "uploaded", "private": True},
+            **{"bytes": 5_000_000_000, "seconds": 12.5, "flow_run_id": None, "at": AT},
+        },
         "agents": {"agent": "local", "seen_at": AT},
     }
 

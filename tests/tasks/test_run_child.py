@@ -396,5 +396,5 @@ def test_a_child_inherits_no_secrets_and_what_it_needs(module: Write, monkeypatc
     assert KEPT.items() <= told["environment"].items()
     assert told["environment"]["PATH"] == os.environ["PATH"]
     assert told["environment"]["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
-    told = run_child(dumps, [], deadline_seconds=60, secrets=["EMPELT_API_KEY"])
+    told = run_child(dumps, [], deadline_seconds=60, told={"EMPELT_API_KEY": "a canary of its own"})
     assert [name for name, value in told["environment"].items() if "canary" in value] == ["EMPELT_API_KEY"]

@@ -1,0 +1,134 @@
+"""Instances, asked over their Unix sockets: one pool of connections for each. Whatever breaks is told as ``Lost``."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from tasks.endpoints.lost import Answer, Lost
+from tasks.endpoints.routes import InstanceRoute
+from tasks.endpoints.stream import check_model
+
+CONNECT_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 3.0
+"""vLLM closes idle connections after 5 s; ours must be the side that closes first."""
+FAILED = (500, 502, 504)
+
+
+class Response:
+    """An instance's answer, of which the head has been read."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.kind = response.headers.get("content-type", "application/json")
+
+    async def readany(self) -> bytes:
+        """The next piece of the body; empty at the end.
+
+        Raises:
+            Lost: it broke, or was silent for too long.
+        """
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise lost_by(error) from error
+
+    async def whole(self, model: str) -> Answer:
+        """The rest of it.
+
+        Raises:
+            Lost: it broke, it is one that may be asked for again, or another model than ``model`` answers.
+        """
+        try:
+            answer = Answer(self.status, self.kind, await self._response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise lost_by(error) from error
+        shown = answer.body[:200].decode(errors="replace")
+        if self.status == 503:
+            raise Lost("busy", f"it answered 503: {shown}", answer)
+        if self.status in FAILED:
+            raise Lost("status", f"it answered {self.status}: {shown}", answer)
+        if self.status == 404:
+            raise Lost("other", f"it does not know {model}: {shown}")
+        if _aborted(answer.body):
+            raise Lost("abort", "it broke the answer off with finish_reason abort")
+        if self.status == 200:
+            check_model(answer.body, model)
+        return answer
+
+
+class Upstream:
+    """The pools."""
+
+    def __init__(self, *, idle_seconds: float) -> None:
+        self._patient = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        """For an answer that comes whole: nothing is heard of it until it has been generated."""
+        self._streaming = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle_seconds)
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        """By socket: an instance that was started again has another one."""
+        self._busy: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def ask(
+        self, instance: InstanceRoute, path: str, body: bytes, headers: Mapping[str, str], *, is_stream: bool
+    ) -> AsyncIterator[Response]:
+        """Ask, and read the answer's head.
+
+        Raises:
+            Lost: it did not come.
+        """
+        timeout = self._streaming if is_stream else self._patient
+        posted = self._session(instance.uds).post(f"http://instance{path}", data=body, headers=headers, timeout=timeout)
+        self._busy[instance.uds] += 1
+        try:
+            try:
+                response = await posted
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise lost_by(error) from error
+            async with response:
+                yield Response(response)
+        finally:
+            self._busy[instance.uds] -= 1
+
+    async def forget(self, routed: Collection[str]) -> None:
+        """Close the pools of sockets that are out of the routes and have nothing under way."""
+        for uds in [uds for uds in self._sessions if uds not in routed and self._busy[uds] <= 0]:
+            del self._busy[uds]
+            await self._sessions.pop(uds).close()
+
+    async def close(self) -> None:
+        """Close every pool."""
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _session(self, uds: str) -> aiohttp.ClientSession:
+        session = self._sessions.get(uds)
+        if session is None:
+            connector = aiohttp.UnixConnector(uds, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+            self._sessions[uds] = session
+        return session
+
+
+def lost_by(error: Exception) -> Lost:
+    """What an error of the client means."""
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return Lost("silent", f"it was silent for too long ({reason})")
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Lost("connect", reason)
+    return Lost("reset", reason)
+
+
+def _aborted(body: bytes) -> bool:
+    if b'"abort"' not in body:
+        return False
+    try:
+        choices = json.loads(body).get("choices", [])
+    except (ValueError, AttributeError):
+        return False
+    return any(isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices)
