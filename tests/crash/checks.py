@@ -67,8 +67,9 @@ def left_behind(matrix: Matrix) -> Iterator[str]:
     for folder in (home / "tmp", *(home / "run" / "tmp").glob("*")):
         yield from (f"left behind: {path.relative_to(home)}" for path in folder.iterdir())
     used = " ".join(instances(matrix))
+    answering = {f"gateway-{process.pid}.sock" for process, _ in commands(matrix)} | {"launcher.sock"}
     for path in (home / "run").glob("*.sock"):
-        if path.name != "launcher.sock" and str(path) not in used:
+        if path.name not in answering and str(path) not in used:
             yield f"left behind: {path.relative_to(home)}"
 
 
