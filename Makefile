@@ -5,7 +5,9 @@
 # make year     a simulated year of the Hub with faults, compared with an oracle (make year ARGS="--days 60 --families 2")
 # make crash-matrix  kills every task, ledger write and process, and checks the one right end (ARGS="--sample 8" for a few)
 # make bench   the merge engine against a copy (make bench ARGS="--quick"; --mergekit PYTHON: against mergekit too)
-.PHONY: setup demo test lint bench year crash-matrix demo-family clean
+# make bench-gateway  what the gateway adds to asking an instance directly, and HAProxy beside it
+# make bench-packing  how small tuned bases become as differences to their parent, and how fast
+.PHONY: setup demo test lint bench bench-gateway bench-packing year crash-matrix demo-family clean
 SHELL := /bin/bash
 
 setup:
@@ -26,6 +28,12 @@ lint:
 
 bench: setup
 	@.venv/bin/python tests/bench/engine.py $(ARGS)
+
+bench-gateway: setup
+	@.venv/bin/python tests/bench/gateway.py $(ARGS)
+
+bench-packing: setup
+	@.venv/bin/python tests/bench/packing.py $(ARGS)
 
 year: setup
 	@.venv/bin/python -m tests.year $(ARGS)

@@ -26,7 +26,8 @@ def lift_moot(family: Family, listed: Mapping[str, RepoState], held: Mapping[str
     Returns:
         The keys of the holds that were taken off.
     """
-    rule, lifted = family.instruct, {}
+    rule = family.instruct
+    lifted: dict[str, str] = {}
     for key, reason in held.items():
         repo_id, _, sha = key.removeprefix("release:").partition("@")
         ours = key.startswith("release:") and repo_id.split("/")[0] in rule.organizations

@@ -134,7 +134,7 @@ def fetch_model(role: str, ref: ModelRef, digest: Digest) -> Digest:
 def _at_hand() -> At:
     """Where the store has a file with some sha256: of a release that changes one shard only that one is downloaded."""
     store = open_store()
-    artifacts = store.glance()
+    artifacts = [artifact for artifact in store.glance() if store.is_whole(artifact.digest)]
     return {file.sha256: Path(own.folder) / file.path for own in artifacts for file in own.files}.get
 
 

@@ -1,9 +1,7 @@
 """Prefect tasks around the ledger: open a job, hold its claim while a flow works, write down how it ended."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,10 +10,11 @@ from prefect.runtime import flow_run
 
 from tasks.disk import WAITS
 from tasks.domain.errors import DiskFull, InputError, PromotionFailed
-from tasks.domain.jobs import ClaimTicket, Job
+from tasks.domain.jobs import ClaimTicket, Job, Work
 from tasks.domain.models import Digest
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
+from tasks.renewal import Renewal
 from tasks.runs import own_name
 from tasks.settings import settings
 from tasks.standing import stopped
@@ -24,39 +23,13 @@ UPLOAD = "upload"
 """The kind of a claim on a publication, which takes no place in the window of jobs: it needs no instance."""
 
 
-class Work(Protocol):
-    """What can be claimed: a job, or an upload."""
-
-    @property
-    def key(self) -> Digest:
-        """Names it."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The same for people."""
-        ...
-
-
-class Held:
-    """The claim of a job, renewed by a thread for as long as the flow works on it."""
+class Held(Renewal):
+    """The claim of a job, renewed for as long as the flow works on it."""
 
     def __init__(self, claim: Claim) -> None:
+        # Until it is superseded: we may finish then, we cannot publish, since the switch compares the fence.
+        super().__init__("claim", settings().lease_seconds / 4, lambda: open_ledger().renew(claim))
         self.claim = claim
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="claim", daemon=True)
-        self._thread.start()
-
-    def _renew(self) -> None:
-        ledger = open_ledger()
-        while not self._ended.wait(settings().lease_seconds / 4):
-            if not ledger.renew(self.claim):
-                return  # superseded: we may finish, we cannot publish, since the switch compares the fence
-
-    def end(self) -> None:
-        """Stop renewing."""
-        self._ended.set()
-        self._thread.join(5)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from tasks.child import Event, run_child
 from tasks.domain.catalog import Family
-from tasks.domain.errors import InputError, PipelineError, TransientError
+from tasks.domain.errors import CatalogError, InputError, PipelineError, TransientError
 from tasks.domain.models import Artifact, Digest
 from tasks.domain.words import size
 from tasks.doors import open_catalog, open_ledger, open_store
@@ -122,7 +122,12 @@ def _users(digest: Digest) -> Iterator[str]:
 def pack_bases(dry_run: bool) -> list[str]:
     """Pack what the catalog wants packed (`pack: auto`) and can be; what was done. One that cannot stops no other."""
     told, logger = [], get_run_logger()
-    for family in open_catalog().families.values():
+    try:
+        families = open_catalog().families
+    except CatalogError as error:  # which must not keep garbage from being collected
+        logger.warning("nothing is packed: %s", error)
+        return []
+    for family in families.values():
         for code in [code for code, tuned in family.tuned_bases.items() if tuned.pack == "auto" and not tuned.retired]:
             name, digest = f"{family.family}/{code}", on_record(family.tuned_bases[code])[1]
             if digest is None or not open_store().is_whole(digest) or _was_no_use(family.family, code, digest):

@@ -91,6 +91,9 @@ def end_orphans(folder: Path, grace_seconds: float = 2.0) -> list[str]:
             told = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:  # its master has just taken it away
             continue
+        except ValueError:  # a power cut left it empty: what it named ended with the machine
+            path.unlink(missing_ok=True)
+            continue
         if not is_gone(*told["master"]):
             continue
         child = same_process(*told["child"])

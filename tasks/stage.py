@@ -1,6 +1,5 @@
 """Putting a model up beside the live one, for as long as somebody needs it there."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +8,7 @@ from tasks.domain.records import Wanted
 from tasks.doors import open_endpoint
 from tasks.endpoints.protocol import Ready
 from tasks.packing import unpack_artifact
+from tasks.renewal import Renewal
 from tasks.runs import own_name
 from tasks.settings import settings
 
@@ -26,18 +26,10 @@ def staged(family: str, digest: Digest, channel: str, release: ModelRef | None) 
     def want() -> Wanted:
         return endpoint.stage(artifact, channel=channel, owner=owner, release=release, lease_seconds=lease)
 
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(lease / 4):
-            want()
-
     wanted = want()
-    thread = threading.Thread(target=renew, name=f"stage {channel}", daemon=True)
-    thread.start()
+    renewal = Renewal(f"stage {channel}", lease / 4, lambda: bool(want()))
     try:
         yield endpoint.wait_ready(wanted, deadline_seconds=settings().stage_deadline_seconds)
     finally:
-        ended.set()
-        thread.join(5)
+        renewal.end()
         endpoint.unstage(wanted)

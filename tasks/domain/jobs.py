@@ -1,7 +1,7 @@
 """One unit of work of ``remerge_release``: this release, for this target. What it needs is all named by digest."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import AwareDatetime, StringConstraints
 
@@ -21,6 +21,20 @@ class ClaimTicket(Noun):
     job_key: Digest
     attempt: int
     fence: int
+
+
+class Work(Protocol):
+    """What can be claimed: a job, or an upload."""
+
+    @property
+    def key(self) -> Digest:
+        """Names it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The same for people."""
+        ...
 
 
 class Job(Noun):

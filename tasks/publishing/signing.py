@@ -22,7 +22,7 @@ def sign(folder: Path, key: Path) -> None:
         InputError: the package is not installed, or the key cannot be used. Nothing was written.
     """
     try:
-        from model_signing import hashing, signing
+        from model_signing import hashing, signing  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise InputError(
             f"EMPELT_PUBLISH_SIGNING_KEY is set, and the package model-signing is not whole ({error}): install "

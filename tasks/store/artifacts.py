@@ -133,6 +133,8 @@ class ArtifactStore:
     # --- looking up --------------------------------------------------------------------------------------------------
     def has(self, digest: str) -> bool:
         """Whether the store holds ``digest``, whole or packed; whether it is undamaged says ``verify``."""
+        if _DIGEST.fullmatch(digest) is None:
+            return False
         return self.is_whole(digest) or (self.manifest_of(digest).exists() and self.packs.has(digest))
 
     def is_whole(self, digest: str) -> bool:

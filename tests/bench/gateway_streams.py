@@ -56,7 +56,7 @@ class Source(asyncio.Protocol):
 async def emit():
     loop = asyncio.get_running_loop()
     servers = [
-        await loop.create_unix_server(Source, options.uds),
+        await loop.create_unix_server(Source, options.uds, backlog=1024),
         await loop.create_server(Source, "127.0.0.1", options.port, backlog=1024),
     ]
     print("ready", flush=True)

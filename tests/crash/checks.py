@@ -10,6 +10,8 @@ from sqlalchemy import text
 
 from tests.crash.system import CHANNELS, Caller, Matrix
 
+WATCH = "watch-hub"
+"""The turn that keeps two watches apart."""
 WORKING = ("prefect.engine", "tasks.tether", "tasks.harness", "tasks.engine")
 """In the command line of what works for a run."""
 INSTANCE = "vllm_plain.py"
@@ -39,6 +41,8 @@ def busy(matrix: Matrix, active: Sequence[str]) -> list[str]:
     found, seen = [f"run {name}" for name in active], [command for _, command in commands(matrix)]
     found += [f"process {command[:90]}" for command in seen if any(w in command for w in WORKING)]
     found += [f"claim of {claim.owner} on {claim.job_key[:12]}" for claim in matrix.ledger.live_claims()]
+    turn = matrix.ledger.turn_of(WATCH)
+    found += [f"turn of {turn.owner} to watch"] if turn is not None else []
     found += [f"wish of {wish.owner} for {wish.digest[:12]}" for wish in matrix.ledger.desired().staged]
     states = matrix.ledger.channels()
     # What a channel served before stays up, so that a rollback takes seconds.
@@ -63,8 +67,9 @@ def left_behind(matrix: Matrix) -> Iterator[str]:
     for folder in (home / "tmp", *(home / "run" / "tmp").glob("*")):
         yield from (f"left behind: {path.relative_to(home)}" for path in folder.iterdir())
     used = " ".join(instances(matrix))
+    answering = {f"gateway-{process.pid}.sock" for process, _ in commands(matrix)} | {"launcher.sock"}
     for path in (home / "run").glob("*.sock"):
-        if path.name != "launcher.sock" and str(path) not in used:
+        if path.name not in answering and str(path) not in used:
             yield f"left behind: {path.relative_to(home)}"
 
 

@@ -153,7 +153,7 @@ class Running:
 
     def worker(self):
         """The pid of the worker that was started last."""
-        return int(re.findall(r"worker (\d+) answers", self.log())[-1])
+        return int(until(lambda: re.findall(r"worker (\d+) answers", self.log()), what="the supervisor to say so")[-1])
 
     def route(self, live, *others, generation=1, canary=None, wait=True):
         """Route channel eu to ``live``, with ``others`` beside it, as the agent would; ``canary``: instance, weight."""

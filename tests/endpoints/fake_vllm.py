@@ -13,7 +13,8 @@ POST /behave changes how it answers from then on, until it is told otherwise:
 
 A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
 is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
-(``error_at``), ends without its end mark (``end_at``), or falls silent (``hang_at``).
+(``error_at``), ends without its end mark (``end_at``), or falls silent (``hang_at``). ``when_told``: not before
+POST /behave {"go": true}.
 """
 
 import argparse
@@ -39,7 +40,8 @@ options = parser.parse_args()
 NAME = Path(options.model).name
 config = Path(options.model) / "config.json"
 FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
-CALM = {"abort": False, "status": 0, "reset": False, "hang": False, "served": [], "says": "", "times": -1}
+CALM = {"abort": False, "status": 0, "reset": False, "hang": False, "served": [], "says": "", "times": -1, "go": False}
+AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
 behaviour = dict(CALM)
 
 
@@ -95,6 +97,8 @@ async def events(request: Request, asked: dict, finish: str):
     await asyncio.sleep(asked.get("first_wait", 0.0))
     count = 0 if finish == "abort" else asked.get("max_tokens", 3)
     for number in range(count):
+        while number in (asked.get(fault) for fault in AT) and asked.get("when_told") and not behaviour["go"]:
+            await asyncio.sleep(0.02)
         if asked.get("die_at") == number:
             os.kill(os.getpid(), signal.SIGKILL)
         if asked.get("abort_at") == number:

@@ -50,6 +50,7 @@ def raw_folder(folder: Path, entries: dict[str, tuple[str, tuple[int, ...], byte
 
 
 # --- the codec --------------------------------------------------------------------------------------------------------
+@settings(deadline=None)
 @given(data=st.data(), size=st.sampled_from([1, 2, 4, 8]), count=st.integers(0, 70))
 def test_a_block_comes_back_by_every_codec(data: st.DataObject, size: int, count: int):
     ours, parent = (
@@ -97,7 +98,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return child, parent or {"other": ("U8", (1,), b"x")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pair=pairs())
 def test_any_tensors_come_back_byte_for_byte(pair: tuple[dict[str, Any], dict[str, Any]]):
     with tempfile.TemporaryDirectory() as place:
@@ -191,7 +192,7 @@ def whole_again(folder: Path, out: Path) -> dict[str, bytes]:
     return contents(out)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_by_name(models: dict[str, Path], where: float, bit: int):
     with tempfile.TemporaryDirectory() as place:
@@ -206,7 +207,7 @@ def test_a_flipped_bit_is_refused_by_name(models: dict[str, Path], where: float,
         assert not (Path(place) / "out").exists()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_pack_that_was_cut_is_refused(models: dict[str, Path], share: float):
     with tempfile.TemporaryDirectory() as place:

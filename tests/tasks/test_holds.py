@@ -1,8 +1,10 @@
 """What stops a job and what takes it up again: cancelled runs, holds, used-up attempts, approvals. A ledger, no server."""
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -23,7 +25,7 @@ from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.domain.records import Claim
-from tasks.ledger import claimed, end_job, lift_hold, take_claim, unclaimed
+from tasks.ledger import Held, claimed, end_job, lift_hold, take_claim, unclaimed
 from tasks.runs import own_name
 from tasks.standing import standing, stopped
 from tasks.store.ledger import Ledger
@@ -382,10 +384,40 @@ def test_a_stale_attempt_says_nothing_about_its_job(ledger: Ledger, job: Job):
 def test_two_processes_outside_prefect_do_not_share_a_claim(ledger: Ledger, job: Job):
     code = "import sys; from tasks.doors import open_ledger; from tasks.runs import own_name\n"
     code += "print(own_name(), open_ledger().claim(sys.argv[1], own_name(), 60) is not None)"
-    assert take_claim(job, None) is not None
+    assert ledger.claim(job.key, own_name(), 3600) is not None
     done = subprocess.run([sys.executable, "-c", code, job.key], capture_output=True, text=True, check=True)
     other, _, claimed_too = done.stdout.strip().rpartition(" ")
     assert claimed_too == "False"
     assert other.startswith("run:by hand, ")
     assert other != own_name() == own_name()
-    assert [claim.owner for claim in ledger.live_claims()] == [own_name()]
+    again = take_claim(job, None)
+    assert again is not None
+    assert (again.owner, again.attempt) == (own_name(), 2)
+
+
+def test_a_ledger_that_does_not_answer_for_a_while_does_not_end_the_renewal_of_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("tasks.store.database.BUSY_SECONDS", 0)  # a limit of time, as short as a test may take
+    monkeypatch.setenv("EMPELT_LEASE_SECONDS", "10")
+    doors.forget()
+    ledger = doors.open_ledger()
+    claim = ledger.claim(job.key, owner="run:x", lease_seconds=10)
+    assert claim is not None
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    held = Held(claim)
+    try:
+        other.execute("BEGIN IMMEDIATE")  # somebody else writes, for longer than anybody waits
+        assert wait_until(lambda: "was not renewed" in caplog.text)
+        other.execute("ROLLBACK")
+        assert wait_until(lambda: any(c.lease_until > claim.lease_until for c in ledger.live_claims()))
+    finally:
+        other.close()
+        held.end()
+
+
+def wait_until(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return true()

@@ -322,6 +322,13 @@ def test_a_record_whose_pid_was_given_to_somebody_else_ends_nobody(tmp_path: Pat
         stranger.wait()
 
 
+def test_a_record_that_a_power_cut_left_empty_stops_no_watch(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("")
+    (tmp_path / "b.json").write_text('{"what": "a mer')
+    assert end_orphans(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def merging() -> Iterator[subprocess.Popen[bytes]]:
     """A child at work, as this process would have started it."""

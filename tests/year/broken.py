@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from tasks.domain.records import Claim
+from tasks.domain.records import Claim, Turn
 from tasks.sources.protocol import RepoState
 from tasks.store.ledger import Ledger
 from tests.year.hub import SimulatedSource
@@ -27,7 +27,7 @@ class WatermarkSource(SimulatedSource):
 
 
 class Claimless(Ledger):
-    """Grants every claim, whoever holds the job."""
+    """Grants every claim, whoever holds the job, and every turn."""
 
     def claim(
         self,
@@ -42,3 +42,8 @@ class Claimless(Ledger):
             if held.job_key == job_key:
                 self.release(held)
         return super().claim(job_key, owner, lease_seconds, description)
+
+    def take_turn(self, name: str, owner: str, lease_seconds: float) -> Turn | None:
+        if (held := self.turn_of(name)) is not None:
+            self.end_turn(held)
+        return super().take_turn(name, owner, lease_seconds)

@@ -45,10 +45,10 @@ def _fire(row):
         mark = os.open(f"{PLAN}.{row['row']}.fired", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return
-    import psutil
+    from tasks.store.identity import start_of
 
     command = " ".join(Path(f"/proc/{victim}/cmdline").read_text().split("\0"))
-    about = {"command": command, "started": psutil.Process(victim).create_time(), "at": time.time()}
+    about = {"command": command, "started": start_of(victim), "at": time.time()}
     os.write(mark, json.dumps({**row, "killer": os.getpid(), "victim_pid": victim, **about}).encode())
     os.fsync(mark)
     os.close(mark)
