@@ -112,8 +112,7 @@ def release_of(family: Family, state: RepoState, found: Recognition, now: dateti
     ledger, rule = open_ledger(), family.instruct.model_dump_json()
     first = ledger.first_seen(state.repo_id, state.internal_id, state.sha) or now
     before = ledger.watched_before(family.family, rule, first)
-    by_name = ledger.repo_seen(state.repo_id)
-    if before is None or (by_name is not None and by_name.internal_id != state.internal_id):
+    if before is None or ledger.was_anothers(state.repo_id, state.internal_id):
         return _release(family, found, state.last_modified, now)
     return _release(family, found, max(state.last_modified, before), now)
 

@@ -89,6 +89,12 @@ class ModelFacts(Database):
             row = connection.execute(_last_state(repo_id)).first()
             return None if row is None else _repo_state(row)
 
+    def was_anothers(self, repo_id: str, internal_id: str) -> bool:
+        """Whether ``repo_id`` was ever seen as the name of a repository with another id than this one."""
+        other = repo_states.c.repo_id == repo_id, repo_states.c.internal_id != internal_id
+        with self._read() as connection:
+            return connection.execute(select(repo_states.c.id).where(*other).limit(1)).first() is not None
+
     def repo_of(self, internal_id: str) -> RepoState | None:
         """The last recorded state of the repository with this id at its source, whatever its name was then."""
         found = select(repo_states).where(repo_states.c.internal_id == internal_id)

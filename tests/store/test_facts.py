@@ -43,6 +43,9 @@ def test_the_last_state_of_a_repository_is_remembered_and_equal_ones_add_no_row(
     seen = ledger.repo_seen("lab/m")
     assert (seen.internal_id, seen.revision, seen.content_digest, seen.at) == ("id-2", "b" * 40, None, clock())
     assert _count(ledger, "repo_states") == 2
+    assert ledger.was_anothers("lab/m", "id-2")
+    assert ledger.was_anothers("lab/m", "id-3")
+    assert not ledger.was_anothers("lab/n", "id-2")
 
 
 def test_a_watch_is_recorded_when_there_is_news_and_counts_for_its_own_rule(ledger, clock):
@@ -219,6 +222,8 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
     ledger.acknowledge("eu", 1)
     ledger.record_job(samples.job())
     ledger.ask_approval(samples.request(samples.job(), samples.digest("merged")), "stronger")
+    ledger.record_base_change("tiny", "eu", "retired", repo_id="lab/eu", details={"why": "old"})
+    ledger.record_publication(samples.publication())
     for fact in FACTS:
         before = _rows(ledger, fact)
         assert before, f"{fact} holds nothing to try on"

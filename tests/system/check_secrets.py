@@ -22,6 +22,7 @@ from urllib.parse import quote
 import psutil
 
 CHUNK = 1 << 20
+SQLITE = b"SQLite format 3\0"
 LISTS = ("flow_runs", "task_runs", "deployments", "artifacts", "logs", "flows", "work_pools", "variables")
 LISTS += ("block_documents", "automations", "events")
 ALONE = frozenset({"events"})
@@ -53,12 +54,14 @@ def in_bytes(data: bytes, ways: Mapping[bytes, str]) -> set[str]:
 def in_file(path: Path, ways: Mapping[bytes, str]) -> set[str]:
     """Names of the secrets in a file of any size; of a SQLite database also what its pages hold in pieces."""
     found: set[str] = set()
+    begin = b""
     overlap, tail = max(map(len, ways), default=1), b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
+            begin = begin or chunk[: len(SQLITE)]
             found |= in_bytes(tail + chunk, ways)
             tail = chunk[-overlap:]
-    if path.suffix == ".db":
+    if begin == SQLITE:  # the gateway's metrics end in .db as well
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
             for line in database.iterdump():
                 found |= in_bytes(line.encode(), ways)
