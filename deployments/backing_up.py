@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from deployments.showing import human_bytes
-from tasks.domain.errors import DiskFull, InputError
+from tasks.domain.errors import DiskFull, InputError, TransientError
 from tasks.doors import open_ledger, open_store
 from tasks.settings import Settings
 from tasks.settings_sources import SECRETS
@@ -40,6 +40,7 @@ def back_up(settings: Settings, file: Path, models: Models = "live") -> dict[str
     Raises:
         InputError: if ``file`` is there already, or its folder is not.
         DiskFull: with what is needed and what is free; nothing was written.
+        TransientError: a model was packed meanwhile; nothing was written.
     """
     file = file.absolute()
     if file.exists():
@@ -72,6 +73,8 @@ def back_up(settings: Settings, file: Path, models: Models = "live") -> dict[str
                 tar.add(path, name, filter=_nobody)
             for digest in wanted:
                 tar.add(store.get(digest).folder, f"artifacts/{digest}", filter=_nobody)
+                if not store.is_whole(digest):  # else a pack stands in the tar under the list of the whole files
+                    raise TransientError(f"{digest[:12]} was packed while it was backed up; back up again")
     return {
         "file": str(file),
         "bytes": file.stat().st_size,

@@ -5,7 +5,9 @@ import sys
 import threading
 
 import psutil
+from pydantic import ValidationError
 
+from tasks.domain.errors import InputError
 from tasks.doors import open_ledger, open_store
 from tasks.endpoints.agent import Agent
 from tasks.endpoints.gateway_config import GatewayConfig
@@ -16,6 +18,7 @@ from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.supervisor import run_gateway
 from tasks.logs import set_up_logging
 from tasks.settings import LAUNCHER, Settings, settings
+from tasks.settings_layers import refusal
 
 
 def run_agent_here(chosen: Settings) -> None:
@@ -55,9 +58,16 @@ def run_gateway_here() -> None:
 
 
 def gateway_config() -> GatewayConfig:
-    """What the settings say of the gateway, read anew each time."""
+    """What the settings say of the gateway, read anew each time.
+
+    Raises:
+        InputError: they cannot be used: every problem is told.
+    """
     settings.cache_clear()
-    chosen = settings()
+    try:
+        chosen = settings()
+    except ValidationError as error:
+        raise InputError("the settings cannot be used", problems=refusal(error)) from None
     return GatewayConfig(
         routes=chosen.routes,
         host=chosen.gateway_host,

@@ -196,6 +196,7 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
             [*empelt, "gateway"],
             withheld(environment, *(name for name in SECRETS if not name.startswith("gateway_"))),
             is_ready=lambda: answers(f"{settings.gateway_url}/health"),
+            grace_seconds=settings.drain_seconds + 10,
         ),
         # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
         Child(

@@ -15,6 +15,7 @@ from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.models import ModelRef
 from tasks.doors import open_catalog, open_ledger, open_source
 from tasks.heads import on_record
+from tasks.retired import reopen
 from tasks.settings import Settings
 from tasks.sources.digest import remote_digest
 
@@ -59,6 +60,8 @@ def update(settings: Settings, name: str, repository: str, *, dry_run: bool) -> 
     details = {"was": told["was"], "digest_before": before, "parent": proven.says}
     where: dict[str, Any] = {"repo_id": ref.repo_id, "revision": ref.revision, "digest": digest}
     open_ledger().record_base_change(named.family.family, named.language, "updated", **where, details=details)
+    if was.retired and digest == before:
+        reopen(named.family.family, named.targets, named.name)
     runs = named.family.family in open_catalog().families
     told["due"] = due_rows(named.family.family, _running(named)) if runs else []
     told["forms"] = refresh(settings)

@@ -4,12 +4,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from tasks.cancelled import hold_on_cancel
 from tasks.domain.jobs import ClaimTicket
 from tasks.ledger import claimed, unclaimed
 from tasks.upload import open_upload, upload_files
 
 
-@flow(name="upload-model", flow_run_name="upload {target} of {family}")
+@flow(name="upload-model", flow_run_name="upload {target} of {family}", on_cancellation=[hold_on_cancel])
 def upload_model(family: str, target: str, claim: ClaimTicket | None = None) -> State[None]:
     """Publish one target to the repository that the catalog names for it.
 

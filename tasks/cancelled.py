@@ -29,6 +29,7 @@ from tasks.doors import open_ledger
 from tasks.standing import standing
 
 FLOW = "remerge-release"
+FLOWS = [FLOW, "upload-model"]
 MOST = 200
 """Cancelled runs that are looked at, the latest first."""
 
@@ -78,7 +79,7 @@ def cancelled_runs() -> list[FlowRun]:
     states = FlowRunFilterStateType(any_=[StateType.CANCELLED, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)),
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=MOST,

@@ -12,6 +12,7 @@ from tasks.disk import WAITS
 from tasks.domain.errors import DiskFull, InputError, PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job, Work
 from tasks.domain.models import Digest
+from tasks.domain.publication import Upload
 from tasks.domain.records import Claim, Hold, JobOutcome
 from tasks.doors import open_ledger
 from tasks.renewal import Renewal
@@ -58,6 +59,13 @@ def claimed(job: Work, ticket: ClaimTicket | None, *, hold_refusals: bool = True
         open_ledger().release(claim)
 
 
+def description_of(job: Work) -> dict[str, str]:
+    """What a claim says of its work: an upload takes no place among the jobs, and one at a time writes to a place."""
+    if isinstance(job, Upload):
+        return {"name": job.name, "kind": UPLOAD, "place": f"{job.endpoint}/{job.repo_id}"}
+    return {"name": job.name}
+
+
 def take_claim(job: Work, ticket: ClaimTicket | None) -> Claim | None:
     """The claim that ``ticket`` stands for if it is still the newest, else a new one, else None."""
     ledger, owner = open_ledger(), own_name()
@@ -66,9 +74,7 @@ def take_claim(job: Work, ticket: ClaimTicket | None) -> Claim | None:
     if claim is None or not ledger.renew(claim):
         if not by_a_person and any(hold.key == job.key for hold in ledger.holds()):
             return None  # its ticket lapsed in a queue, and meanwhile somebody has stopped the job
-        told = {"name": job.name}
-        lease = settings().lease_seconds
-        claim = ledger.claim(job.key, owner, lease, told, only_open=not by_a_person)
+        claim = ledger.claim(job.key, owner, settings().lease_seconds, description_of(job), only_open=not by_a_person)
     if claim is not None and by_a_person:
         ledger.lift(job.key, f"taken up by a person: {owner}")
     return claim

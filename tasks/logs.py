@@ -32,8 +32,9 @@ def secrets_of(chosen: Settings) -> list[str]:
     if chosen.prefect_auth:
         found.add(chosen.prefect_auth.get_secret_value().partition(":")[2])
     if chosen.gateway_keys:  # name:key or name:key:limit, by commas or lines
-        entries = re.split(r"[,\n]", chosen.gateway_keys.get_secret_value())
-        found |= {entry.strip().split(":")[1] for entry in entries if ":" in entry}
+        lines = chosen.gateway_keys.get_secret_value().splitlines()
+        entries = [entry for line in lines for entry in line.partition("#")[0].split(",")]
+        found |= {entry.split(":")[1].strip() for entry in entries if ":" in entry}
     try:
         url = make_url(chosen.ledger)
         found |= {str(url.password)} if url.password else set()

@@ -70,19 +70,30 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
     with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
         progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-        report = run_child(
-            "tasks.engine",
-            [str(config), str(out), "--json-lines"],
-            deadline_seconds=settings().evaluate_deadline_seconds,
-            silence_seconds=settings().silence_seconds,
-            records=settings().children,
-            on_event=progress,
-        )
+        report = _run_engine(folders, [str(config), str(out)], progress)
     _describe(job, folders, report, out)
     artifact = store.adopt(out)
     shutil.rmtree(scratch)
     _record(job, artifact, report, progress)
     return artifact.digest
+
+
+def _run_engine(folders: dict[str, str], arguments: list[str], progress: ProgressBar) -> Event:
+    """The engine in a child; TransientError where a folder went away under it, since a model was packed or unpacked."""
+    try:
+        return run_child(
+            "tasks.engine",
+            [*arguments, "--json-lines"],
+            deadline_seconds=settings().evaluate_deadline_seconds,
+            silence_seconds=settings().silence_seconds,
+            records=settings().children,
+            on_event=progress,
+        )
+    except InputError as refusal:
+        gone = [folder for folder in folders.values() if not Path(folder).is_dir()]
+        if not gone:
+            raise
+        raise TransientError(f"{', '.join(gone)} went away during the merge; it begins again") from refusal
 
 
 def _describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> None:

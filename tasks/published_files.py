@@ -82,7 +82,9 @@ def described(upload: Upload, artifact: Artifact) -> dict[str, str]:
     found, measured = inherit(ancestors), scores(upload, verdict)
     own = {name: _text(folder / name) for name in (CARD, LICENCE_FILE, NOTICE)}
     made = card_files(upload.lineage, ancestors, {}, licence_file=own[LICENCE_FILE])
-    files = [file for file in artifact.files if file.path != CARD]
+    told = notice(found, own[NOTICE])
+    written = {CARD, *([NOTICE] if told else []), *([LICENCE_FILE] if LICENCE_FILE in made else [])}
+    files = [file for file in artifact.files if file.path not in written]
     named = {"artifact": upload.digest, "merge": upload.merge_key}
     kept = own[CARD] or made[CARD]
     try:
@@ -102,7 +104,6 @@ def described(upload: Upload, artifact: Artifact) -> dict[str, str]:
     )
     texts = {CARD: card, BOM: made_of}
     texts |= {LICENCE_FILE: own[LICENCE_FILE] or made[LICENCE_FILE]} if LICENCE_FILE in made else {}
-    told = notice(found, own[NOTICE])
     texts |= {NOTICE: told} if told else {}
     rest = tuple(file for file in artifact.files if file.path not in texts)
     marker = Marker(

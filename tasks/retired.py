@@ -3,6 +3,8 @@
 What is live stays live. A job that is under way, or whose candidate waits for a person, comes to its own end.
 """
 
+from collections.abc import Collection
+
 from tasks.domain.catalog import Family, TunedBase
 from tasks.domain.errors import CatalogError, ModelRefused
 from tasks.doors import open_catalog, open_ledger
@@ -10,6 +12,8 @@ from tasks.standing import standings
 
 WAITING = ("open", "held", "exhausted")
 """Standings of a job that nobody works on."""
+NOT_MERGED = "not merged: "
+"""How the reason of such an end begins."""
 
 
 def in_use(family: Family, code: str) -> TunedBase:
@@ -45,9 +49,20 @@ def end_retired(family: Family, target: str) -> list[str]:
     for fact in {fact.job_key: fact for fact in facts}.values():
         if stands[fact.job_key].standing not in WAITING:
             continue
-        ledger.record_job_end(fact.job_key, "rejected", f"not merged: {why}")
+        ledger.record_job_end(fact.job_key, "rejected", f"{NOT_MERGED}{why}")
         ended.append(fact.job.name)
     return ended
+
+
+def reopen(family: str, targets: Collection[str], name: str) -> list[str]:
+    """Take up again the jobs that ended because a base was retired, which is back as it was; their names."""
+    ledger, again = open_ledger(), []
+    for fact in ledger.jobs(family):
+        end = ledger.job_end(fact.job_key) if fact.job.target in targets else None
+        if end is not None and end.outcome == "rejected" and end.reason.startswith(NOT_MERGED):
+            ledger.record_job_end(fact.job_key, "failed", f"the tuned base {name} is in use again")
+            again.append(fact.job.name)
+    return again
 
 
 def _told(family: Family, code: str) -> str:

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from tasks.disk import WAITS
 from tasks.domain.errors import InputError
 from tasks.domain.jobs import ClaimTicket
 from tasks.domain.overview import page_key
@@ -20,8 +21,8 @@ from tasks.domain.publication import Publication, Upload
 from tasks.domain.report import publication_page
 from tasks.domain.words import duration, size
 from tasks.doors import open_ledger
-from tasks.ledger import UPLOAD
-from tasks.pauses import rests_until
+from tasks.ledger import description_of
+from tasks.pauses import THERE_IS_ROOM, rests_until
 from tasks.publications import due, upload_of
 from tasks.published_files import carry_out
 from tasks.runs import start_run
@@ -67,13 +68,18 @@ def dispatch_uploads(families: list[str]) -> list[str]:
 def _dispatch(upload: Upload) -> str | None:
     """Claim an upload and create its run; its name, or None if it is not to be tried now."""
     now = standing(upload.key)
+    if now.standing == "held" and now.reason.startswith(WAITS):  # its pauses go on, and its run looks for room
+        open_ledger().release_hold(upload.key, THERE_IS_ROOM)
+        now = standing(upload.key)
     if now.standing == "exhausted":
         made = len(open_ledger().attempts_of(upload.key))
         open_ledger().record_hold(upload.key, f"{upload.name}: {made} attempts came to no end; see the last run's log")
     rest = rests_until(upload.key)
     if now.standing != "open" or (rest is not None and rest > datetime.now(UTC)):
         return None
-    told = {"name": upload.name, "kind": UPLOAD}
+    told = description_of(upload)
+    if any(claim.description.get("place") == told["place"] for claim in open_ledger().live_claims()):
+        return None  # one at a time, or what is older might come on top
     claim = open_ledger().claim(upload.key, "watch", settings().pending_seconds, told, only_open=True)
     if claim is None:
         return None

@@ -91,13 +91,17 @@ class Board:
         """Load the file if it is another one than before. A file that cannot be read changes nothing."""
         try:
             found = self.path.stat()
-        except FileNotFoundError:
+        except OSError:
             return False
         seen = (found.st_mtime_ns, found.st_ino, found.st_size)
         if seen == self._seen:
             return False
+        try:
+            routes = read_routes(self.path)
+        except OSError as error:  # no descriptor left, say: the next look reads it, and the watch must go on
+            logger.error("%s cannot be read (%s); going on with routes %d", self.path, error, self.routes.serial)
+            return False
         is_first, self._seen = self._seen is None, seen
-        routes = read_routes(self.path)
         if routes is None:
             logger.error("%s cannot be understood; going on with routes %d", self.path, self.routes.serial)
             return False

@@ -37,7 +37,8 @@ class Tries:
     """What has been tried for one request."""
 
     def __init__(self, hold_seconds: float, *, retry: bool) -> None:
-        self._give_up = time.monotonic() + (hold_seconds if retry else 0.0)
+        self._hold_seconds = hold_seconds if retry else 0.0
+        self._give_up = time.monotonic() + self._hold_seconds
         self._retry = retry
         self._failed: Counter[str] = Counter()
         self._kinds: Counter[str] = Counter()
@@ -60,6 +61,8 @@ class Tries:
 
     def note(self, uds: str, lost: Lost) -> None:
         """One more did not answer."""
+        if self.last is None:  # what was worked on for minutes is tried again as well: from its first loss on
+            self._give_up = time.monotonic() + self._hold_seconds
         self._failed[uds] += 1
         self._kinds[lost.kind] += 1
         self.last = lost

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from tasks.endpoints import figures
@@ -22,6 +22,7 @@ from tasks.endpoints.routes import InstanceRoute
 from tasks.endpoints.stream import first_words, pass_on
 from tasks.endpoints.upstream import Upstream
 
+TELLING_SECONDS = 5.0
 BROKEN = "the instance went away in the middle of this answer"
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class Told:
         """The stream cannot be finished."""
         figures.lost.labels(self.channel, self.artifact, "stream").inc()
         logger.error("%s: a stream of %s broke off (%s)", self.channel, self.artifact, sentence)
-        await send_broken(self._send, sentence)
+        with suppress(TimeoutError):  # a client that reads nothing is not told either: its place must be free again
+            async with asyncio.timeout(TELLING_SECONDS):
+                await send_broken(self._send, sentence)
 
 
 class Relay:

@@ -8,14 +8,17 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tasks.endpoints.board import Board
 
 ANSWER_SECONDS = 1.0
+FRESH_SECONDS = 5.0
 HANGS = -1
 """As a serial: a worker does not answer, and may route by anything."""
 
@@ -81,7 +84,9 @@ async def _ask(path: Path) -> dict[str, Any] | None:
                 writer.close()
             return found
     except (ConnectionRefusedError, FileNotFoundError):
-        path.unlink(missing_ok=True)  # left behind by one that was killed
+        with suppress(FileNotFoundError):  # left by one that was killed; a fresh one is only not listening yet
+            if time.time() - path.stat().st_mtime > FRESH_SECONDS:
+                path.unlink()
         return None
     except (TimeoutError, OSError, ValueError) as error:
         logger.warning("%s does not answer (%s); nothing is acknowledged meanwhile", path.name, error)

@@ -47,7 +47,8 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[bound.fileno()],
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(figures)},
+            # Its files are mapped: on a full disk they end the process (SIGBUS), so only where somebody wants them.
+            env={**os.environ, **({"PROMETHEUS_MULTIPROC_DIR": str(figures)} if config.metrics_port else {})},
             text=True,
         )
         self.say(config.model_dump_json())

@@ -50,6 +50,7 @@ def publish(
     for _ in range(LOOKS):
         state = remote.state()
         if state is None:
+            complete(folder)  # what it refuses is refused before there is anything
             remote.create(private=private)
             continue
         if marker.tag in state.tags:

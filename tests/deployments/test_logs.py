@@ -87,6 +87,13 @@ def test_a_short_secret_does_not_strike_out_words() -> None:
     assert secrets_of(Settings.model_validate({"webhook_secret": "model"})) == []
 
 
+def test_a_key_with_a_comment_behind_it_is_struck_out_without_the_comment() -> None:
+    chosen = Settings.model_validate(
+        {"gateway_keys": "anna:s3cr3t-s3cr3t  # laptop\nben:an0ther-0ne:4", "gateway_key": "k" * 9}
+    )
+    assert {"s3cr3t-s3cr3t", "an0ther-0ne"} <= set(secrets_of(chosen))
+
+
 def test_a_line_of_json_has_what_there_is_and_nothing_else(chosen: Settings) -> None:
     record = record_of("due: %d", 3, flow_run_id="r-1", flow_run_name="watch", task_run_name="plan", process=7)
     assert json.loads(written(record, chosen, JsonLines())) == {

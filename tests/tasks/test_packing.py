@@ -189,6 +189,17 @@ def test_the_parent_is_kept_with_what_is_packed_and_without_it_the_model_is_not_
     assert (store.packs.digests(), store.manifest_of(digest).exists()) == ([], False)
 
 
+def test_the_parent_of_a_pack_is_named_and_used_by_the_pack_alone(home: dict[str, str]):
+    store, digest, base = doors.open_store(), home["eu_llama-tiny"], home["llama-tiny"]
+    pack_here(settings(), "eu")  # and no job is on record
+    doors.open_ledger().want_staged(digest, "reference", owner="run:2", lease_seconds=60)
+    assert references()[base].endswith("is kept as its difference to it")
+    for one in (digest, base):
+        age(one, days=30)
+    store.get(digest)
+    assert store.last_used(base) > datetime.now(UTC) - timedelta(hours=1)
+
+
 def test_the_files_that_are_fetched_again_take_the_place_of_the_pack(home: dict[str, str], tmp_path: Path):
     store, digest = doors.open_store(), home["eu_llama-tiny"]
     pack_here(settings(), "eu")

@@ -17,7 +17,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, CorruptShard, DiskFull, WriteError, refuse_all
+from ..errors import CheckpointError, CorruptShard, DiskFull, MergeError, WriteError, refuse_all
 from ..header import TensorSpec, parse_header
 from ..reading import ShardFiles
 from ..schedule import ranges
@@ -156,7 +156,17 @@ def _pack_into(
         again = read_head(out / PACK)  # from the disk, as any later reader will
         specs = specs_of(out / PACK, again, origin.tensors)
         _expand(again, specs, lambda proven, _: on_bytes(raw_bytes + proven, 2 * raw_bytes), threads)
+        refuse_all(_bad_copies(again, out))
     return PackReport(raw_bytes, (out / PACK).stat().st_size, packed_at - began, time.monotonic() - packed_at)
+
+
+def _bad_copies(head: Head, out: Path) -> list[MergeError]:
+    """Files beside the weights whose copy is not what was copied, the originals being about to go."""
+    return [
+        CorruptShard(f"{out / file.name}: the copy has another sha256 than its original; nothing is packed")
+        for file in head.files
+        if not file.header and hashlib.sha256((out / file.name).read_bytes()).hexdigest() != file.sha256
+    ]
 
 
 def _originals(child: Checkpoint, shards: list[Path], out: Path) -> tuple[PackedFile, ...]:
