@@ -191,6 +191,17 @@ def test_the_licences_of_a_family_hold_for_its_tuned_bases(installation: Setting
     assert open_ledger().holds(["target:llama-tiny/eu"]) == []
 
 
+def test_jobs_that_ended_with_a_base_are_due_again_when_it_comes_back_as_it_was(installation: Settings, repo: str):
+    before = watch()["v2"]
+    retire(installation, "eu", "looked at", dry_run=False)
+    ended = open_ledger().job_end(before.job_key)
+    assert ended is not None
+    assert ended.outcome == "rejected"
+    update(installation, "eu", repo, dry_run=False)
+    again = watch()["v2"]
+    assert (again.job_key, again.standing) == (before.job_key, "due")
+
+
 def test_a_retired_base_is_merged_no_more_what_is_live_stays_and_what_waits_ends(
     installation: Settings, repo: str, push: Life, tmp_path: Path
 ):

@@ -57,7 +57,7 @@ def test_what_is_there_already_is_adopted_though_a_new_signature_would_be_anothe
 
 
 @signed
-def test_a_key_that_is_none_is_refused_by_its_path_and_nothing_is_committed(
+def test_a_key_that_is_none_is_refused_by_its_path_and_no_repository_is_made(
     publisher: Publisher, tmp_path: Path
 ) -> None:
     (tmp_path / "no.pem").write_text("no key")
@@ -65,14 +65,14 @@ def test_a_key_that_is_none_is_refused_by_its_path_and_nothing_is_committed(
     done = publisher.run(folder, signing_key=str(tmp_path / "no.pem"))
     assert (done.code, done.event["kind"]) == (2, "InputError")
     assert str(tmp_path / "no.pem") in done.event["message"]
-    assert publisher.commits() == []
+    assert not publisher.api.repo_exists(publisher.repo_id)
 
 
-def test_a_key_without_the_package_is_refused_and_nothing_is_committed(publisher: Publisher) -> None:
+def test_a_key_without_the_package_is_refused_and_no_repository_is_made(publisher: Publisher) -> None:
     folder, _ = publisher.folder()
     hidden = "import sys; sys.modules['model_signing'] = None"
     done = publisher.run(folder, code=hidden, signing_key="key.pem")
     assert (done.code, done.event["kind"]) == (2, "InputError")
     assert "empelt[signing]" in done.event["message"]
     assert not (folder / "model.sig").exists()
-    assert publisher.commits() == []
+    assert not publisher.api.repo_exists(publisher.repo_id)

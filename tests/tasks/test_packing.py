@@ -26,6 +26,7 @@ from tasks.garbage import collect
 from tasks.packing import pack_bases, unpack_artifact
 from tasks.references import references
 from tasks.settings import settings
+from tasks.store.garbage import last_used
 from tests.tasks.test_garbage import age
 
 MODELS = Path(__file__).parents[2] / "infra" / "demo_family" / "models"
@@ -197,7 +198,7 @@ def test_the_parent_of_a_pack_is_named_and_used_by_the_pack_alone(home: dict[str
     for one in (digest, base):
         age(one, days=30)
     store.get(digest)
-    assert store.last_used(base) > datetime.now(UTC) - timedelta(hours=1)
+    assert last_used(store, base) > datetime.now(UTC) - timedelta(hours=1)
 
 
 def test_the_files_that_are_fetched_again_take_the_place_of_the_pack(home: dict[str, str], tmp_path: Path):
