@@ -14,6 +14,8 @@ QUIET_SECONDS = 7.0
 """A job that crashed is looked at by an automation within so many seconds; only then the schedule comes to help."""
 END_SECONDS = 180.0
 """For what a batch begins, without its kills; on a machine with nothing else to do it takes a quarter of that."""
+TIDY_SECONDS = 20.0
+"""A worker removes the folder of a run after that has ended: so long may it take on a busy machine."""
 KILL_SECONDS = 60.0
 """And for each kill."""
 
@@ -103,7 +105,7 @@ def play(matrix: Matrix, database: str, batch: Sequence[Row]) -> list[Outcome]:
     violations = [
         *stuck,
         *doubled(matrix, began, len(armed) + 1),
-        *left_behind(matrix),
+        *_left_for_good(matrix),
         *unserved(matrix, caller, began, away),
     ]
     violations += [f"{number} did not fire" for number in lost if matrix.fired(number) is None]
@@ -143,3 +145,11 @@ def ensure_live(matrix: Matrix, releases: int) -> None:
         way = release(matrix)
         way.begin()
         settle(matrix, [way], END_SECONDS)
+
+
+def _left_for_good(matrix: Matrix) -> list[str]:
+    """What `left_behind` still finds when everybody has had the time to tidy up."""
+    until = time.monotonic() + TIDY_SECONDS
+    while (found := list(left_behind(matrix))) and time.monotonic() < until:
+        time.sleep(0.5)
+    return found
