@@ -14,7 +14,6 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,9 +81,8 @@ class Supervisor:
         log = (self.logs / f"{child.name}.log").open("ab")
         environment = {**os.environ, **child.env, MARK: self.instance}
         if child.scratch is not None:
-            if not self._works_in(child.scratch):  # runs outlive a killed worker, each with a folder of it
-                shutil.rmtree(child.scratch, ignore_errors=True)
-            child.scratch.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(child.scratch, ignore_errors=True)
+            child.scratch.mkdir(parents=True)
             environment["TMPDIR"] = str(child.scratch)
         child.process = subprocess.Popen(
             list(child.argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -94,14 +92,6 @@ class Supervisor:
         if child not in self.children:
             self.children.append(child)
         self._write_record()
-
-    def _works_in(self, folder: Path) -> bool:
-        """Whether a process of this installation has its working directory there."""
-        for process in marked_processes(self.instance, MARK):
-            with suppress(psutil.Error, OSError):
-                if Path(process.cwd()).is_relative_to(folder.resolve()):
-                    return True
-        return False
 
     def wait_ready(self, child: Child) -> None:
         """Return when ``child`` is ready.

@@ -324,21 +324,6 @@ def test_what_a_killed_child_left_in_its_temporary_folder_goes_with_its_restart(
     assert made != left
 
 
-def test_the_folder_of_a_run_that_outlives_its_worker_stays(supervisor: Supervisor, home: Path) -> None:
-    scratch = home / "run" / "tmp" / "worker"
-    run = "import os, tempfile, time; os.chdir(tempfile.mkdtemp()); print(flush=True); time.sleep(600)"
-    make = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {run!r}]); time.sleep(600)"
-    child = Child("worker", [sys.executable, "-c", make], scratch=scratch)
-    supervisor.start(child)
-    until(lambda: supervisor._works_in(scratch))
-    left = list(scratch.iterdir())
-    assert child.process is not None
-    child.process.kill()  # and not its run
-    child.process.wait()
-    supervisor.start(child)
-    assert set(left) <= set(scratch.iterdir())
-
-
 def test_waiting_for_a_child_that_ends_quotes_its_log(supervisor: Supervisor, home: Path) -> None:
     code = "import sys; [print('line', n) for n in range(30)]; sys.exit(3)"
     child = Child("agent", [sys.executable, "-c", code], is_ready=lambda: False)
