@@ -12,6 +12,7 @@ def step_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     before = psutil.boot_time()
 
     def step(seconds: float) -> None:
+        # The clock itself cannot be set: it is the whole machine's, and takes rights that a test has not.
         monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before + seconds)
 
     return step

@@ -64,6 +64,7 @@ def test_watches_that_find_nothing_new_make_no_new_version_of_a_page(
     def counted() -> dict[str, int]:
         return {key: len(versions(key)) for key in ("watch-calls", "watch-plan")}
 
+    # A limit of time: no hour is waited for; that polls which ask alike are not shown is what is tested.
     monkeypatch.setattr(polls, "SHOWN_EVERY", timedelta(0))
     rows = poll()
     poll()  # asks less: all is on record now
@@ -72,6 +73,7 @@ def test_watches_that_find_nothing_new_make_no_new_version_of_a_page(
     for _ in range(3):
         poll()
     assert counted() == before
+    # As it is: from here on the hour itself keeps versions back.
     monkeypatch.setattr(polls, "SHOWN_EVERY", timedelta(hours=1))
     doors.open_source().calls.asked("api", 3)  # differs, and is not much: it waits for its hour
     tell()

@@ -115,6 +115,7 @@ def test_a_commit_that_comes_in_between_is_not_overwritten_unseen(
         monkeypatch.setattr(Repository, "commit", real)
         commit(self, *given, **named)
 
+    # The moment just before our commit cannot be met from outside; both commits are real.
     monkeypatch.setattr(Repository, "commit", once)
     done = publish(publisher.remote, folder, marker)
     assert done.commit == raced[0].commit
