@@ -257,7 +257,8 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
             try:
                 async with session.post(url, json=payload) as reply:
                     body = await reply.read()
-            except aiohttp.ClientConnectionError as error:
+            # A reply that breaks off is a connection lost a moment later, and asked again like one.
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 failure = f"{type(error).__name__}: {error}"
                 continue
             except (aiohttp.ClientError, TimeoutError) as error:

@@ -58,6 +58,10 @@ async def completions(request: Request) -> PlainTextResponse:
 
 async def chat(request: Request) -> PlainTextResponse:
     SEEN["chat"] += 1
+    if FAULT == "torn" and SEEN["chat"] == 3:
+        return PlainTextResponse(
+            '{"choices": [', headers={"content-length": "400"}
+        )  # uvicorn then drops the connection
     if FAULT == "busy" and SEEN["chat"] == 3:
         return PlainTextResponse("too many requests", status_code=429)
     empty = FAULT == "abort-chat" and SEEN["chat"] > 3

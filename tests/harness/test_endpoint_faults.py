@@ -80,9 +80,12 @@ def test_what_is_sent_is_counted_by_benchmark(stub_server: Stub, model_folder: P
     assert sent == {"eu_mc": (72, 2), "eu_chat": (12, 12), "eu_bpb": (8, 1), "eu_text": (10, 1)}
 
 
-def test_a_request_that_is_sent_again_is_counted_again(stub_server: Stub, model_folder: Path, suites: Path) -> None:
+@pytest.mark.parametrize("fault", ["busy", "torn"])
+def test_a_request_that_is_sent_again_is_counted_again(
+    fault: str, stub_server: Stub, model_folder: Path, suites: Path
+) -> None:
     sent: dict[str, Cost] = {}
-    with stub_server("busy") as (url, _):
+    with stub_server(fault) as (url, _):
         evaluate(
             base_url=url, model="stub", folder=model_folder, benchmarks=["eu_chat"], suites=suites, on_sent=sent.update
         )
