@@ -152,7 +152,7 @@ class Instances:
         command = [sys.executable, str(_PLAIN), str(os.getpid()), str(request.model), *request.arguments()]
         process = subprocess.Popen(
             command,
-            env=environment,
+            env=environment | {"EMPELT_SEGMENTS": shared_segments.prefix_of(self._socket_path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -181,7 +181,9 @@ def test_an_instance_that_is_still_starting_is_stopped_at_once(fork, pair, tiny)
     answer = fork.start(tiny["blue"], "hasty", free_port())
     time.sleep(0.7)
     began = time.monotonic()
-    assert fork.ask("stop", name="hasty", grace_seconds=30) == {"ok": True, "exit_code": -9}
+    ended = fork.ask("stop", name="hasty", grace_seconds=30)
+    assert ended["ok"]
+    assert ended["exit_code"] in (143, -9)  # by itself where it was quick, killed where vLLM sat it out
     assert time.monotonic() - began < 5
     assert procfs.group_members(answer["pid"]) == []
     assert segments(fork, answer["pid"]) == []
@@ -237,6 +239,7 @@ def test_a_plain_start_serves_too_says_why_and_dies_with_the_launcher(launchers,
     members = procfs.group_members(begun["pid"])
     assert len(members) >= 3
     assert all("EMPELT_INSTANCE=asked-for" in environment_of(member.pid) for member in members)
+    assert segments(plain, begun["pid"])
     plain.process.kill()
     plain.process.wait(10)
     assert group_is_gone(begun["pid"])
