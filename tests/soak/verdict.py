@@ -7,6 +7,7 @@ the first byte of the answer.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from tests.soak.records import Event, Record, Soak, Written
@@ -56,7 +57,7 @@ def switches_of(soak: Soak, event: Event) -> int:
     """How many times another artifact answered for the channel than before, while an event lasted."""
     before = [one for one in soak.written if one.at <= event.began]
     seen = [*before[-1:], *(one for one in soak.written if event.began < one.at <= event.ended)]
-    return sum(one.instance != other.instance for one, other in zip(seen, seen[1:], strict=False))
+    return sum(one.instance != other.instance for one, other in pairwise(seen))
 
 
 def broken_streams(soak: Soak, event: Event) -> list[Record]:
@@ -183,7 +184,7 @@ def _answered(soak: Soak) -> list[Record]:
 
 
 def _gaps(written: Sequence[Written]) -> Iterator[str]:
-    for one, following in zip(written, written[1:], strict=False):
+    for one, following in pairwise(written):
         if following.serial != one.serial + 1:
             yield f"{one.serial + 1} to {following.serial - 1}"
 

@@ -160,6 +160,7 @@ class Instance:
     def _is_dead(self) -> bool:
         if self.faults.now().get("engine") == "dead":
             self.engine.kill()
+            self.engine.wait()
         return self.engine.poll() is not None
 
 
