@@ -59,7 +59,10 @@ def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
     )
     load: subprocess.Popen[bytes] | None = None
     records = host.home / "records.jsonl"
-    play, watch = Play(host, pause_seconds=PAUSE_SECONDS[asked.quick]), Watch(host)
+    play, watch = (
+        Play(host, pause_seconds=PAUSE_SECONDS[asked.quick]),
+        Watch(host.home / "run" / "routes.json", host.url),
+    )
     try:
         host.start()
         watch.start()
@@ -80,7 +83,7 @@ def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
         events=tuple(play.events),
         written=tuple(watch.written),
         loaded=tuple(watch.loaded),
-        releases=play.releases,
+        releases=play.shelf.releases,
         left=tuple(left),
     )
 

@@ -4,6 +4,7 @@ Prefect's server and the workers are left out: flows only write what they want i
 done here directly. With `fake` instances the launcher is the real one, and what it imports as vLLM stands for it.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tasks.domain.models import ChannelState, ModelRef
 from tasks.endpoints.launcher_client import LauncherClient
 from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.probe import ask_gateway
@@ -59,8 +61,10 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Host:
     """The processes, and how one talks to them."""
 
-    def __init__(self, home: Path, port: int, *, instances: str, drain: bool = True, retry: bool = True) -> None:
-        """Start nothing yet; what is in the home is removed."""
+    def __init__(
+        self, home: Path, port: int, *, instances: str, drain: bool = True, retry: bool = True, **settings: str
+    ) -> None:
+        """Start nothing yet; what is in the home is removed. ``settings`` are EMPELT_* of all processes."""
         shutil.rmtree(home, ignore_errors=True)
         for folder in (home / "run", home / "logs"):
             folder.mkdir(parents=True)
@@ -79,6 +83,7 @@ class Host:
             "CRASH_MATRIX_PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
             MARK: self.mark,
+            **settings,
         }
         self.ledger = Ledger.open(f"sqlite:///{home / 'ledger.db'}")
         self.store = ArtifactStore(home / "store")
@@ -121,12 +126,22 @@ class Host:
 
     def kill_instance(self, digest: str) -> float:
         """SIGKILL of its first process, until it answers again. Returns when it was killed."""
-        pid = self._pid(digest)
+        pid = until(lambda: self._pid(digest), 60, f"a process of {digest[:12]}")
         os.kill(pid, signal.SIGKILL)
         at = time.monotonic()
         until(lambda: self._pid(digest) not in (None, pid), 240, f"{digest[:12]} to be started again")
         until(lambda: self.answers_for() == digest, 240, f"{digest[:12]} to answer for {CHANNEL} again")
         return at
+
+    def switch(self, digest: str, release: ModelRef, expected: int) -> ChannelState:
+        """Point the channel at an artifact, in the ledger."""
+        return self.ledger.switch_channel(
+            CHANNEL, digest=digest, release=release, target="eu", family="soak", expected_generation=expected
+        )
+
+    def confirm(self, generation: int, seconds: float) -> None:
+        """Wait until the gateway routes by it, and a real request was answered by it."""
+        self.endpoint.wait_visible(CHANNEL, generation=generation, deadline_seconds=seconds)
 
     def answers_for(self) -> str | None:
         """The digest that the gateway routes the channel to."""
@@ -135,11 +150,14 @@ class Host:
         if state is None or routes is None:
             return None
         name = state.channels.get(CHANNEL, (0, None))[1]
-        return routes.instances[name].digest if name in routes.instances else None
+        return routes.instances[name].digest if name is not None and name in routes.instances else None
 
-    def fault(self, digest: str) -> Path:
-        """The file that tells a fake instance what to do wrong."""
-        return self.home / "run" / f"{CHANNEL}-{digest[:12]}.fault.json"
+    def misbehave(self, digest: str, **fault: object) -> None:
+        """Tell every fake instance of an artifact what to do wrong from now on; nothing: it recovers."""
+        path = self.home / "run" / f"{CHANNEL}-{digest[:12]}.fault.json"
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(fault))
+        half.replace(path)
 
     def end(self) -> list[str]:
         """SIGTERM to all, in the order of `empelt up`; then whatever is left is killed. What that was."""
@@ -183,9 +201,9 @@ class Host:
 class Watch(threading.Thread):
     """Writes down every file of routes, and what the gateway says to have loaded."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, routes: Path, url: str) -> None:
         super().__init__(daemon=True)
-        self._path, self._url = host.home / "run" / "routes.json", host.url
+        self._path, self._url = routes, url
         self._over = threading.Event()
         self._ahead = time.time() - time.monotonic()
         self.written: list[Written] = []

@@ -148,11 +148,12 @@ class Load:
         self._numbers = count(1)
         self._over = asyncio.Event()
 
+    def stop(self) -> None:
+        """Ask nothing new; to be called on the loop's own thread."""
+        self._over.set()
+
     async def run(self) -> None:
-        """Until SIGTERM."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._over.set)
+        """Until stopped, and what is under way has ended."""
         kinds = [False] * self._setup.plain + [True] * self._setup.streams
         await asyncio.gather(*(self._client(kind, place % 2 == 0) for place, kind in enumerate(kinds)))
 
@@ -168,5 +169,13 @@ class Load:
                     await asyncio.sleep(PAUSE_SECONDS)
 
 
+async def main() -> None:
+    """Until SIGTERM."""
+    load, loop = Load(Setup(**json.loads(Path(sys.argv[1]).read_text()))), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, load.stop)
+    await load.run()
+
+
 if __name__ == "__main__":
-    asyncio.run(Load(Setup(**json.loads(Path(sys.argv[1]).read_text()))).run())
+    asyncio.run(main())

@@ -1,19 +1,14 @@
 """What happens to the installation while it is asked, one after the other."""
 
-import json
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tasks.domain.errors import EndpointUnavailable, ModelRefused
-from tasks.domain.models import Artifact, ModelRef
-from tests.soak.host import CHANNEL, ROOT, Host
+from tasks.domain.models import Artifact
+from tests.soak.host import CHANNEL, Host
+from tests.soak.promotion import DEADLINE_SECONDS, Promotion
 from tests.soak.records import Event
-
-MODELS = ROOT / "infra" / "demo_family" / "models"
-OWNER = "soak"
-DEADLINE_SECONDS = 240.0
+from tests.soak.shelf import Shelf, change_weights
 
 
 class Play:
@@ -24,16 +19,14 @@ class Play:
         self.host = host
         self.pause_seconds = pause_seconds
         self.events: list[Event] = []
-        self.releases: dict[str, str] = {}
-        self._refs: dict[str, ModelRef] = {}
-        self._made = 0
+        self.shelf = Shelf(host)
 
     def prepare(self) -> None:
         """The artifacts; the first one is made live."""
-        self.first = self._artifact("llama-tiny-instruct-v1")
-        self.good = self._artifact("llama-tiny-instruct-v2")
-        self.crashing = self._artifact("llama-tiny-instruct-v2", breaks=True)
-        self.changed = self._artifact("llama-tiny-instruct-v1")
+        self.first = self.shelf.make("llama-tiny-instruct-v1")
+        self.good = self.shelf.make("llama-tiny-instruct-v2")
+        self.crashing = self.shelf.make("llama-tiny-instruct-v2", breaks=True)
+        self.changed = self.shelf.make("llama-tiny-instruct-v1")
         self._promote(self.first)
 
     def run(self) -> None:
@@ -83,70 +76,27 @@ class Play:
 
     def _promote(self, artifact: Artifact) -> float:
         """Beside the live one, then in its place; when it was switched."""
-        wanted = self.host.endpoint.stage(
-            artifact, channel=CHANNEL, owner=OWNER, release=self._refs[artifact.digest], lease_seconds=600
-        )
-        self.host.endpoint.wait_ready(wanted, deadline_seconds=DEADLINE_SECONDS)
-        at = self._switch(artifact.digest)
-        self.host.endpoint.unstage(wanted)
-        return at
+        return Promotion(self.host, artifact, self.shelf.refs[artifact.digest]).run()
 
     def _roll_back(self) -> float:
         """To what the channel served before, by the same switch."""
-        return self._switch(self.host.ledger.served_before(CHANNEL)[0].artifact_digest)
-
-    def _switch(self, digest: str) -> float:
-        now = self.host.ledger.channel(CHANNEL)
-        state = self.host.ledger.switch_channel(
-            CHANNEL,
-            digest=digest,
-            release=self._refs[digest],
-            target="eu",
-            family="soak",
-            expected_generation=now.generation if now else 0,
-        )
+        before, now = self.host.ledger.served_before(CHANNEL)[0], self.host.ledger.channel(CHANNEL)
+        assert now is not None
+        state = self.host.switch(before.artifact_digest, before.release, now.generation)
         at = time.monotonic()
-        self.host.endpoint.wait_visible(CHANNEL, generation=state.generation, deadline_seconds=DEADLINE_SECONDS)
+        self.host.confirm(state.generation, DEADLINE_SECONDS)
         return at
 
     def _change_and_refuse(self) -> float:
-        """One byte of its weights is another one than when it was judged."""
-        weights = next(Path(self.changed.folder).glob("*.safetensors"))
-        weights.chmod(0o644)
-        data = weights.read_bytes()
-        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        change_weights(self.changed)
         return self._refuse(self.changed, "sha256")
 
     def _refuse(self, artifact: Artifact, why: str) -> float:
         """Stage what cannot be served; when it was refused."""
-        wanted = self.host.endpoint.stage(
-            artifact, channel=CHANNEL, owner=OWNER, release=self._refs[artifact.digest], lease_seconds=600
-        )
         try:
-            self.host.endpoint.wait_ready(wanted, deadline_seconds=DEADLINE_SECONDS)
+            self._promote(artifact)
         except ModelRefused as refused:
             if why not in str(refused):
                 raise
             return time.monotonic()
-        finally:
-            self.host.endpoint.unstage(wanted)
-        raise ModelRefused(f"{artifact.short} came up, and was expected to be refused: {why}")
-
-    def _artifact(self, model: str, *, breaks: bool = False) -> Artifact:
-        """A model of the demo family as an artifact of its own: generation_config.json says which release it is."""
-        self._made += 1
-        folder = self.host.home / f"made-{self._made}"
-        shutil.copytree(MODELS / model, folder)
-        path = folder / "generation_config.json"
-        told = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**told, "transformers_version": f"5+{self._made}"}))
-        if breaks and not self.host.is_fake:  # more layers than there are weights for
-            config = json.loads((folder / "config.json").read_text())
-            config["num_hidden_layers"] += 1
-            (folder / "config.json").write_text(json.dumps(config))
-        artifact = self.host.store.adopt(folder)
-        ref = ModelRef(repo_id=f"lab/instruct-v{self._made}", revision=f"{self._made}" * 40)
-        self._refs[artifact.digest], self.releases[artifact.digest] = ref, str(ref)
-        if breaks and self.host.is_fake:
-            self.host.fault(artifact.digest).write_text(json.dumps({"crash": "this model cannot be loaded"}))
-        return artifact
+        raise ModelRefused(f"{artifact.short} was promoted, and was expected to be refused: {why}")

@@ -114,8 +114,7 @@ class Instance:
         """The whole answer, when it is ready."""
         if self.server.is_draining or told.get("abort"):
             return [_choice(0, "", "abort", chat)]
-        if told.get("hang"):
-            await asyncio.sleep(3600)
+        await self._hang()
         words = self.model.words(_length(body), told)
         for _ in words if self.pace else ():
             await asyncio.sleep(self.pace)
@@ -147,8 +146,8 @@ class Instance:
                 if self.server.is_aborting:
                     finish = "abort"
                     break
-                if place and self.faults.now().get("hang"):
-                    await asyncio.sleep(3600)
+                if place:
+                    await self._hang()
                 yield _event({"model": self.name, "choices": [_piece(word, None, chat)]})
             yield _event({"model": self.name, "choices": [_piece("", finish, chat)]})
             if (body.get("stream_options") or {}).get("include_usage"):
@@ -156,6 +155,10 @@ class Instance:
             yield "data: [DONE]\n\n"
         finally:
             self.server.under_way -= 1
+
+    async def _hang(self) -> None:
+        while self.faults.now().get("hang"):
+            await asyncio.sleep(0.05)
 
     def _is_dead(self) -> bool:
         if self.faults.now().get("engine") == "dead":

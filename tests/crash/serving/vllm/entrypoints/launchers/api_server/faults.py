@@ -9,7 +9,7 @@ is looked at before each answer; what belongs to loading is looked at when the p
         wrong       it loads other weights: its text carries these twelve digits, its log-likelihoods are others
     while it answers
         abort       as a draining vLLM: 200, empty, finish_reason abort (vllm#57082)
-        hang        a stream falls silent after its first piece, and a whole answer never comes
+        hang        a stream is silent after its first piece, and a whole answer does not come, while this is so
         logprobs    false: answers come without the log-likelihoods that were asked for
         empty       a good answer without any text
         foreign     text in another language
