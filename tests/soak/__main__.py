@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.soak.host import CHANNEL, ROOT, Host, Watch, until
@@ -26,7 +27,8 @@ from tests.soak.verdict import Wanted, judge
 FULL, QUICK = Wanted(), Wanted(requests=600, streams=60)
 PLAIN, STREAMS = 18, 14
 """Clients: together under way at every moment, but for the time between an answer and the next request."""
-TOKENS = {"fake": (8, 60), "vllm": (8, 64)}
+TOKENS = (8, 60)
+"""For a whole answer, and for a stream."""
 PAUSE_SECONDS = {True: 1.5, False: 5.0}
 """Of load between two events, in the short form and in the long one."""
 MOST_SECONDS = 600.0
@@ -54,9 +56,9 @@ def main() -> int:
 
 def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
     """Start all, ask, let everything happen, end all."""
-    host = Host(
-        asked.home.absolute(), asked.port, instances=asked.instances, drain=not asked.no_drain, retry=not asked.no_retry
-    )
+    settings = {"EMPELT_DRAIN_SECONDS": "0"} if asked.no_drain else {}
+    settings |= {"EMPELT_GATEWAY_RETRY": "false"} if asked.no_retry else {}
+    host = Host(asked.home.absolute(), asked.port, instances=asked.instances, settings=settings)
     load: subprocess.Popen[bytes] | None = None
     records = host.home / "records.jsonl"
     play, watch = (
@@ -67,7 +69,7 @@ def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
         host.start()
         watch.start()
         play.prepare()
-        load = start_load(host, records, asked.instances)
+        load = start_load(host, records)
         until(lambda: len(_read(records)) >= PLAIN, 120, "the first answers")
         play.run()
         until(lambda: _is_enough(records, wanted), MOST_SECONDS, f"{wanted.requests} requests")
@@ -88,11 +90,12 @@ def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
     )
 
 
-def start_load(host: Host, records: Path, instances: str) -> subprocess.Popen[bytes]:
-    """The clients, in a process of their own."""
-    plain_tokens, stream_tokens = TOKENS[instances]
-    setup = {"url": host.url, "channel": CHANNEL, "out": str(records), "plain": PLAIN, "streams": STREAMS}
-    setup |= {"plain_tokens": plain_tokens, "stream_tokens": stream_tokens}
+def start_load(
+    host: Host, records: Path, *, clients: Sequence[int] = (PLAIN, STREAMS), tokens: Sequence[int] = TOKENS
+) -> subprocess.Popen[bytes]:
+    """The clients, in a process of their own; how many ask for whole answers and for streams, and for how much."""
+    setup = {"url": host.url, "channel": CHANNEL, "out": str(records), "plain": clients[0], "streams": clients[1]}
+    setup |= {"plain_tokens": tokens[0], "stream_tokens": tokens[1]}
     path = host.home / "load.json"
     path.write_text(json.dumps(setup))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

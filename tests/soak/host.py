@@ -77,13 +77,11 @@ class Host:
             "EMPELT_GATEWAY_PORT": str(port),
             "EMPELT_SERVING_PYTHON": str(self.python),
             "EMPELT_DEVICE_MEMORY_GIB": str(MEMORY_GIB),
-            "EMPELT_DRAIN_SECONDS": "60" if drain else "0",
-            "EMPELT_GATEWAY_RETRY": "true" if retry else "false",
             "FAKE_VLLM_TOKEN_SECONDS": TOKEN_SECONDS,
             "CRASH_MATRIX_PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
             MARK: self.mark,
-            **settings,
+            **(settings or {}),
         }
         self.ledger = Ledger.open(f"sqlite:///{home / 'ledger.db'}")
         self.store = ArtifactStore(home / "store")
