@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,8 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Host:
     """The processes, and how one talks to them."""
 
-    def __init__(
-        self, home: Path, port: int, *, instances: str, drain: bool = True, retry: bool = True, **settings: str
-    ) -> None:
-        """Start nothing yet; what is in the home is removed. ``settings`` are EMPELT_* of all processes."""
+    def __init__(self, home: Path, port: int, *, instances: str, settings: Mapping[str, str] | None = None) -> None:
+        """Start nothing yet; what is in the home is removed. ``settings`` are variables of all processes."""
         shutil.rmtree(home, ignore_errors=True)
         for folder in (home / "run", home / "logs"):
             folder.mkdir(parents=True)
