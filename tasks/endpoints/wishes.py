@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from tasks.domain.models import Digest
-from tasks.domain.records import Desired
-from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes
+from tasks.domain.records import CanaryWish, Desired, Live
+from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes
 
 Keep = Literal["live", "routed", "staged", "previous"]
 
@@ -81,6 +81,8 @@ def choose_routes(
 ) -> Routes:
     """The routes that should be written now. The old instance keeps a channel until the new one is ready.
 
+    A canary is only beside it: its instance is staged by whoever tries it.
+
     Args:
         desired: from the ledger.
         ready: instances that answer and are not about to be stopped, by name.
@@ -88,6 +90,7 @@ def choose_routes(
         current: the routes as they are.
     """
     channels: dict[str, ChannelRoute] = {}
+    tried = {wish.channel: wish for wish in desired.canaries}
     for live in desired.live:
         wanted = instance_name(live.channel, live.digest)
         before = current.channels.get(live.channel)
@@ -99,4 +102,14 @@ def choose_routes(
             channels[live.channel] = ChannelRoute(generation=live.generation - 1, instance=previous)
         else:
             channels[live.channel] = ChannelRoute(generation=live.generation, instance=None, coming=wanted in coming)
+        canary = _canary(tried.get(live.channel), live, ready)
+        channels[live.channel] = channels[live.channel].model_copy(update={"canary": canary})
     return Routes(serial=current.serial, channels=channels, instances=dict(ready))
+
+
+def _canary(wish: CanaryWish | None, live: Live, ready: Mapping[str, InstanceRoute]) -> Canary | None:
+    """What is tried on a channel. Its instance must answer, and it began before any later switch."""
+    if wish is None or wish.generation != live.generation or wish.digest == live.digest:
+        return None
+    name = instance_name(wish.channel, wish.digest)
+    return Canary(instance=name, weight=wish.weight, languages=wish.languages) if name in ready else None

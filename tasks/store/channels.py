@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, desc, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, desc, insert, select, update
 
 from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.models import ChannelState, Digest, ModelRef
 from tasks.domain.records import Live, PromotionFact, live_of
 from tasks.store.claims import fence_problem
 from tasks.store.database import Database
-from tasks.store.tables import acknowledgements, channels, promotions, staged
+from tasks.store.tables import acknowledgements, canaries, channels, promotions, staged
 
 
 class Channels(Database):
@@ -103,6 +103,7 @@ class Channels(Database):
             )
             values = {**fact.model_dump(exclude={"release"}), **release.model_dump()}
             connection.execute(insert(promotions).values(**values))
+            connection.execute(delete(canaries).where(canaries.c.channel == name))
             if row is None:
                 connection.execute(insert(channels).values(channel=name, generation=1, acknowledged_generation=0))
             else:

@@ -53,6 +53,8 @@ WRITES = {
     **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     **dict.fromkeys(("renew_staged", "record_publication"), ONLY_IN_THE_STORE),
     "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
+    **dict.fromkeys(("set_canary", "record_step"), RELEASE),
+    "end_canary": ONLY_IN_THE_STORE,  # when a canary is taken back, and the matrix' releases are good
 }
 MOMENTS = {
     "worker-control": ("task:merge:before", "task:evaluate:before", "task:switch:after"),
