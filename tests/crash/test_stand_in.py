@@ -37,7 +37,9 @@ class Running:
         )
 
     def misbehave(self, **fault):
-        (self.uds.parent / f"eu-{DIGEST[:12]}.fault.json").write_text(json.dumps(fault))
+        path = self.uds.parent / f"eu-{DIGEST[:12]}.fault.json"
+        path.with_suffix(".half").write_text(json.dumps(fault))
+        path.with_suffix(".half").replace(path)
 
     def client(self, **options):
         return httpx.Client(transport=httpx.HTTPTransport(uds=str(self.uds)), base_url="http://x", **options)
@@ -200,6 +202,17 @@ def test_each_fault_of_an_answer(start, fault, text, finish, has_logprobs):
     if has_logprobs is not None:
         scored = running.ask(prompt=[1, 2, 3], max_tokens=1).json()["choices"][0]
         assert (scored["logprobs"] is not None) == has_logprobs
+
+
+def test_it_tells_the_token_ids_and_log_probabilities_by_which_a_model_is_recognised(start):
+    running = start()
+    asked = {"logprobs": 2, "prompt_logprobs": 0, "return_token_ids": True}
+    right = running.ask(**asked).json()
+    assert right["model"] == NAME
+    assert {"prompt_token_ids", "prompt_logprobs", "token_ids", "logprobs"} <= set(right["choices"][0])
+    assert running.ask(**asked).json() == right
+    running.misbehave(logprobs=False)
+    assert not {"prompt_logprobs", "token_ids", "logprobs"} & set(running.ask(**asked).json()["choices"][0])
 
 
 def test_other_text_an_error_and_silence(start):

@@ -7,6 +7,7 @@ what is said. FAKE_VLLM_TOKEN_SECONDS is the pause before each token; 0 if it is
 """
 
 import asyncio
+import importlib.util
 import json
 import os
 import socket
@@ -29,6 +30,15 @@ ENGINE = "import os, sys, time\nwhile os.path.exists(f'/proc/{sys.argv[1]}'): ti
 """Stands for VLLM::EngineCore: outlives a SIGKILL of the API server, its parent (vllm#55510), not one of the launcher."""
 SPOKEN, FOREIGN = "bai", "The quick brown fox jumps over the lazy dog and runs away"
 
+SCORED = Path(__file__).parents[6] / "endpoints" / "scored.py"
+"""How answers with token ids and log-probabilities look, told once for every server that stands for vLLM."""
+_spec = importlib.util.spec_from_file_location("scored", SCORED)
+assert _spec is not None
+assert _spec.loader is not None
+scored = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(scored)
+TOLD = ("prompt_logprobs", "return_token_ids", "logprobs")
+
 
 def number_of(model: Path) -> int:
     """The release's number; 0 for a model that has none."""
@@ -44,6 +54,7 @@ class Model:
     def __init__(self, folder: Path, wrong: str) -> None:
         self.number = number_of(folder) - (50 if wrong else 0)
         self.mark = wrong or folder.name[:12]
+        self.salt = int(self.mark, 16) % 1000 / 7
 
     def value(self, token: int, place: int) -> float:
         """A token's log-likelihood."""
@@ -102,6 +113,8 @@ class Instance:
         await asyncio.sleep(float(told.get("late", 0)))
         if body.get("stream"):
             return StreamingResponse(self.events(body, chat), media_type="text/event-stream")
+        if body.get("prompt_logprobs") is not None and not (told.get("abort") or self.server.is_draining):
+            return JSONResponse(self.outputs(body, chat, told))
         self.server.under_way += 1
         try:
             choices = await self.choices(body, chat, told)
@@ -109,6 +122,12 @@ class Instance:
             self.server.under_way -= 1
         kind, used = "chat.completion" if chat else "text_completion", {"completion_tokens": _length(body)}
         return JSONResponse({"id": "x", "object": kind, "model": self.name, "choices": choices, "usage": used})
+
+    def outputs(self, body: dict[str, Any], chat: bool, told: dict[str, Any]) -> dict[str, Any]:
+        """Token ids and log-probabilities, by which a model is recognised."""
+        kept = body if told.get("logprobs") is not False else {k: v for k, v in body.items() if k not in TOLD}
+        answer: dict[str, Any] = (scored.chat if chat else scored.completion)(kept, self.model.salt)
+        return {**answer, "model": self.name}
 
     async def choices(self, body: dict[str, Any], chat: bool, told: dict[str, Any]) -> list[dict[str, Any]]:
         """The whole answer, when it is ready."""
