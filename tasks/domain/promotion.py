@@ -21,6 +21,9 @@ LEAST_SECONDS = 0.05
 """A canary that is quicker than this is never too slow: between 1 and 5 ms nobody waits, and ratios are noise."""
 HOPELESS = 3
 """So many answers lost, and none given: nothing is to be waited for."""
+STALLED_TIMES = 10.0
+STALLED_SECONDS = 10.0
+"""A request without a byte for so many times the live one's 95th percentile, and at least so long, counts as lost."""
 
 
 class CanaryStep(Noun):
@@ -93,6 +96,8 @@ class Counted(NamedTuple):
     """Of those, in another one than the target's."""
     seconds: Mapping[int, int] = {}
     """Bucket -> answers whose first byte came in it; see ``bucket_of``."""
+    waiting: Mapping[int, int] = {}
+    """Bucket -> requests that have waited so long for their first byte, now."""
 
     def plus(self, other: "Counted") -> "Counted":
         """Both together."""
@@ -104,10 +109,11 @@ class Counted(NamedTuple):
             sampled=self.sampled + other.sampled,
             foreign=self.foreign + other.foreign,
             seconds=dict(Counter(self.seconds) + Counter(other.seconds)),
+            waiting=dict(Counter(self.waiting) + Counter(other.waiting)),
         )
 
     def minus(self, before: "Counted") -> "Counted":
-        """Since ``before``, of which these counts have grown."""
+        """Since ``before``, of which these counts have grown; what waits, waits now."""
         return Counted(
             requests=self.requests - before.requests,
             errors=self.errors - before.errors,
@@ -116,7 +122,14 @@ class Counted(NamedTuple):
             sampled=self.sampled - before.sampled,
             foreign=self.foreign - before.foreign,
             seconds=dict(Counter(self.seconds) - Counter(before.seconds)),
+            waiting=self.waiting,
         )
+
+    def with_stalled(self, usual: float | None) -> "Counted":
+        """The same, with what waits for far too long counted as lost; ``usual``: the live one's 95th percentile."""
+        least = max(STALLED_SECONDS, STALLED_TIMES * (usual or 0.0))
+        stalled = sum(count for at, count in self.waiting.items() if seconds_of(at) > least)
+        return self._replace(requests=self.requests + stalled, errors=self.errors + stalled)
 
     @property
     def p95(self) -> float | None:
@@ -125,13 +138,17 @@ class Counted(NamedTuple):
         for at in sorted(self.seconds):
             seen += self.seconds[at]
             if seen >= 0.95 * total:
-                return FINEST_SECONDS * GROWTH**at
+                return seconds_of(at)
         return None
 
     def as_json(self) -> dict[str, float | int | None]:
         """For the record: shares are left to whoever reads it."""
-        counts = {name: count for name, count in self._asdict().items() if name != "seconds"}
-        return {**counts, "p95": None if self.p95 is None else round(self.p95, 4)}
+        counts = {name: count for name, count in self._asdict().items() if name not in ("seconds", "waiting")}
+        return {
+            **counts,
+            "waiting": sum(self.waiting.values()),
+            "p95": None if self.p95 is None else round(self.p95, 4),
+        }
 
 
 class Judgement(NamedTuple):
@@ -148,6 +165,11 @@ def bucket_of(seconds: float) -> int:
     return max(0, math.ceil(math.log(max(seconds, FINEST_SECONDS) / FINEST_SECONDS) / math.log(GROWTH) - 1e-9))
 
 
+def seconds_of(bucket: int) -> float:
+    """The longest time that is counted in a bucket."""
+    return float(FINEST_SECONDS * GROWTH**bucket)
+
+
 def judge(rules: AbortRules, canary: Counted, live: Counted) -> Judgement:
     """Whether a canary is taken back.
 
@@ -156,6 +178,7 @@ def judge(rules: AbortRules, canary: Counted, live: Counted) -> Judgement:
         canary: what it has answered in this step.
         live: what the live version has answered since the canary began. Without any, shares are compared with 0.
     """
+    canary = canary.with_stalled(live.p95)
     if canary.errors >= HOPELESS and canary.errors == canary.requests:
         return Judgement((f"it has answered none of its {canary.requests} requests",), ())
     if canary.requests < rules.min_requests:

@@ -206,6 +206,9 @@ class Live(Noun):
     switched_at: AwareDatetime
     acknowledged_generation: int
     extra: Mapping[str, Any] = Field(default_factory=dict)
+    previous_release: ModelRef | None = None
+    previous_extra: Mapping[str, Any] = Field(default_factory=dict)
+    """How the previous artifact was served; what it falls back to is served as it was."""
 
 
 class Wanted(Noun):
@@ -293,7 +296,12 @@ class InstanceStatus(Noun):
     """As in ``eu@abcdef123456``."""
 
 
-def live_of(state: ChannelState, extra: Mapping[str, Any]) -> Live:
+def live_of(
+    state: ChannelState,
+    extra: Mapping[str, Any],
+    previous_release: ModelRef | None = None,
+    previous_extra: Mapping[str, Any] | None = None,
+) -> Live:
     """The desired state that a channel's pointer stands for."""
     return Live(
         channel=state.channel,
@@ -306,4 +314,6 @@ def live_of(state: ChannelState, extra: Mapping[str, Any]) -> Live:
         switched_at=state.switched_at,
         acknowledged_generation=state.acknowledged_generation,
         extra=extra,
+        previous_release=previous_release,
+        previous_extra=previous_extra or {},
     )

@@ -47,6 +47,8 @@ class Board:
         self.routes = Routes()
         self.in_flight: Counter[str] = Counter()
         self.tally = Tally()
+        self.switches: dict[str, tuple[int, float]] = {}
+        """By channel: its last switch, and the seconds from the routes' writing to their first use."""
         self._pinned: dict[str, InstanceRoute] = {}
         self._seen: tuple[int, int, int] | None = None
         self._next_change = asyncio.Event()
@@ -113,6 +115,10 @@ class Board:
         if routes is None:
             logger.error("%s cannot be understood; going on with routes %d", self.path, self.routes.serial)
             return False
+        for name, route in routes.channels.items():
+            before = self.routes.channels.get(name)
+            if before is not None and before.generation != route.generation and route.instance:
+                self.switches[name] = route.generation, max(0.0, time.time() - found.st_mtime)
         self.routes = routes
         if not is_first:
             figures.switch_seconds.observe(max(0.0, time.time() - found.st_mtime))
@@ -139,4 +145,9 @@ class Board:
         told = json.loads(self.routes.model_dump_json())
         names = {*self.routes.instances, *(name for name, count in self.in_flight.items() if count > 0)}
         in_flight = {name: self.in_flight[name] for name in sorted(names)}
-        return {**told, "in_flight": in_flight, "tallies": {self.tally.name: self.tally.report()}}
+        return {
+            **told,
+            "in_flight": in_flight,
+            "tallies": {self.tally.name: self.tally.report()},
+            "switches": self.switches,
+        }

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -59,6 +59,7 @@ class Told:
         self.is_stream = False
         self.count: Count | None = None
         """Of the version that is asked at this moment."""
+        self._answers: Callable[[], None] = lambda: None
 
     @property
     def started(self) -> bool:
@@ -74,9 +75,19 @@ class Told:
 
     async def head(self, status: int, headers: list[Header], *, is_stream: bool) -> None:
         """The first byte of an instance's answer."""
+        self._answers()
         self.code, self.is_stream = status, is_stream
         figures.first_byte_seconds.labels(self.channel).observe(time.monotonic() - self.began)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The version that is asked has not answered yet: until its first byte, or the end of the block."""
+        if self.count is None:
+            yield
+            return
+        with self.count.asked() as self._answers:
+            yield
 
     def note(self, status: int, seconds: float, *, is_empty: bool) -> None:
         """What the version that was asked has answered; a client that hung up in between is not counted."""
@@ -144,7 +155,7 @@ class Relay:
             told.artifact = instance.digest[:12]
             told.count = self.board.count(target)
             try:
-                with self._counted(instance):
+                with self._counted(instance), told.waiting():
                     await self._once(asked, target, instance, tries, told, send)
                 return
             except Lost as lost:

@@ -5,14 +5,17 @@ goes takes its counts along, and another one begins at nothing: they are told ap
 artifact are not counted: nobody was sent there.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from tasks.domain.promotion import Counted, bucket_of
 
-COUNTS = tuple(name for name in Counted._fields if name != "seconds")
+COUNTS = tuple(name for name in Counted._fields if name not in ("seconds", "waiting"))
 MOST = 64
 """Artifacts that are counted; of more, the oldest are forgotten."""
 
@@ -23,6 +26,20 @@ class Count:
     def __init__(self) -> None:
         self.requests = self.errors = self.refused = self.empty = self.sampled = self.foreign = 0
         self.seconds: defaultdict[int, int] = defaultdict(int)
+        self._waiting: dict[object, float] = {}
+
+    @contextmanager
+    def asked(self) -> Iterator[Callable[[], None]]:
+        """A request waits for its first byte until what this gives is called, or the block ends."""
+        mine = object()
+        self._waiting[mine] = time.monotonic()
+        try:
+            yield partial(self._answered, mine)
+        finally:
+            self._answered(mine)
+
+    def _answered(self, request: object) -> None:
+        self._waiting.pop(request, None)
 
     def answered(self, seconds: float, *, is_empty: bool) -> None:
         """A whole answer, whose first byte came after so long."""
@@ -48,7 +65,9 @@ class Count:
     def told(self) -> dict[str, Any]:
         """As JSON."""
         seconds = {str(at): count for at, count in self.seconds.items()}
-        return {**{name: getattr(self, name) for name in COUNTS}, "seconds": seconds}
+        now = time.monotonic()
+        waiting = Counter(str(bucket_of(now - since)) for since in self._waiting.values())
+        return {**{name: getattr(self, name) for name in COUNTS}, "seconds": seconds, "waiting": waiting}
 
 
 class Tally:
@@ -85,6 +104,8 @@ class Reading:
     def read(self, tallies: Mapping[str, Mapping[str, Any]]) -> Counted:
         """All that was counted so far, with this reading: ``tallies`` of ``/empelt/routes``."""
         channel, short = self._where
+        gone = {worker: last._replace(waiting={}) for worker, last in self._last.items() if worker not in tallies}
+        self._last |= gone
         for worker, told in tallies.items():
             found = told.get(channel, {}).get(short)
             if found is not None:
@@ -94,8 +115,8 @@ class Reading:
 
 def counted(told: Mapping[str, Any]) -> Counted:
     """What ``Count.told`` says."""
-    seconds = {int(at): int(count) for at, count in told["seconds"].items()}
-    return Counted(**{name: int(told[name]) for name in COUNTS}, seconds=seconds)
+    seconds, waiting = ({int(at): int(n) for at, n in told[name].items()} for name in ("seconds", "waiting"))
+    return Counted(**{name: int(told[name]) for name in COUNTS}, seconds=seconds, waiting=waiting)
 
 
 def total(counts: Iterable[Counted]) -> Counted:

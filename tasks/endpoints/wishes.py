@@ -13,6 +13,8 @@ from tasks.domain.records import CanaryWish, Desired, Live
 from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes
 
 Keep = Literal["live", "routed", "staged", "previous"]
+KEEP_PREVIOUS = "keep_previous_seconds"
+"""Of a promotion's ``extra``: how long the instance that it replaced is kept warm."""
 
 
 class Wish(NamedTuple):
@@ -34,14 +36,24 @@ def instance_name(channel: str, digest: Digest) -> str:
     return f"{channel}-{digest[:12]}"
 
 
-def wishes_of(desired: Desired, routed: Routes, *, running: Collection[str], failing: Collection[str]) -> list[Wish]:
+def wishes_of(
+    desired: Desired,
+    routed: Routes,
+    *,
+    running: Collection[str],
+    failing: Collection[str],
+    hopeless: Collection[str] = (),
+) -> list[Wish]:
     """Every wish once, the most important first.
 
     Args:
         desired: from the ledger.
         routed: the routes as they are now.
-        running: names of instances that run. A previous artifact is kept warm, not started for its own sake ...
+        running: names of instances that run. A previous artifact is kept warm for as long as its target's policy says,
+            not started for its own sake ...
         failing: ... unless the live one (named here) fails to come up: then it is what the channel falls back to.
+        hopeless: of those, what has failed more than once: the previous one comes first then, and where only one of
+            them fits, it is not stopped for another try.
     """
     found: dict[str, Wish] = {}
 
@@ -56,24 +68,35 @@ def wishes_of(desired: Desired, routed: Routes, *, running: Collection[str], fai
         name = instance_name(channel, digest)
         found.setdefault(name, Wish(name, channel, digest, release, keep, extra, asked_at))
 
+    def add_previous(live: Live) -> None:
+        if live.previous_digest is not None:
+            release = str(live.previous_release) if live.previous_release else ""
+            add(live.channel, live.previous_digest, release, "previous", live.previous_extra)
+
     for live in desired.live:
+        if instance_name(live.channel, live.digest) in hopeless:
+            add_previous(live)
         add(live.channel, live.digest, str(live.release), "live", live.extra)
     for live in desired.live:
         route = routed.channels.get(live.channel)
         instance = routed.instances.get(route.instance) if route and route.instance else None
         if instance is not None and instance.digest != live.digest and instance.name in running:
-            add(live.channel, instance.digest, instance.release, "routed", {})
+            extra = live.previous_extra if instance.digest == live.previous_digest else {}
+            add(live.channel, instance.digest, instance.release, "routed", extra)
     for wanted in desired.staged:
         release = str(wanted.release) if wanted.release else ""
         add(wanted.channel, wanted.digest, release, "staged", wanted.extra, wanted.wanted_at)
     for live in desired.live:
-        if live.previous_digest is None:
-            continue
-        name = instance_name(live.channel, live.previous_digest)
-        if name in running or instance_name(live.channel, live.digest) in failing:
-            known = routed.instances.get(name)
-            add(live.channel, live.previous_digest, known.release if known else "", "previous", {})
+        is_warm = live.previous_digest is not None and instance_name(live.channel, live.previous_digest) in running
+        if (is_warm and is_kept(live, desired.at)) or instance_name(live.channel, live.digest) in failing:
+            add_previous(live)
     return list(found.values())
+
+
+def is_kept(live: Live, now: datetime) -> bool:
+    """Whether what was served before runs on for a roll-back; for ever where no policy says how long."""
+    seconds = live.extra.get(KEEP_PREVIOUS)
+    return seconds is None or (now - live.switched_at).total_seconds() < float(seconds)
 
 
 def choose_routes(

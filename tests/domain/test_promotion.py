@@ -77,6 +77,15 @@ def test_one_that_answers_nothing_is_not_waited_for():
     assert not judge(RULES, counted(HOPELESS + 1, errors=HOPELESS), LIVE).reasons
 
 
+@pytest.mark.parametrize(("seconds", "is_lost"), [(30.0, True), (5.0, False)])
+def test_a_request_that_waits_for_far_too_long_counts_as_lost(seconds: float, is_lost: bool):
+    hanging = Counted(waiting={bucket_of(seconds): HOPELESS})
+    assert bool(judge(RULES, hanging, LIVE).reasons) is is_lost
+    assert bool(judge(RULES, hanging, Counted()).reasons) is is_lost
+    slow = counted(1000, seconds=20.0)  # where the live one takes 20 s, 30 s are nothing
+    assert not judge(RULES, hanging, slow).reasons
+
+
 def test_several_rules_are_told_together():
     assert len(judge(RULES, counted(100, errors=50, empty=40, seconds=9.0), LIVE).reasons) == 3
 

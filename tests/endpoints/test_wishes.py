@@ -1,6 +1,6 @@
 """From desired state to wishes and routes: pure functions, so every rule is one small table."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -74,6 +74,23 @@ def test_an_artifact_that_is_live_and_staged_is_one_instance():
 def test_a_previous_artifact_is_started_only_when_the_live_one_fails(failing, names):
     state = desired(live(B, 2, previous=A))
     assert [w.name for w in wishes_of(state, Routes(), running=(), failing=failing)] == names
+
+
+def test_a_previous_artifact_is_kept_warm_for_as_long_as_its_promotion_says():
+    state = live(B, 2, previous=A).model_copy(update={"extra": {"keep_previous_seconds": 60}})
+    for seconds, names in ((59, [EU_B, EU_A]), (60, [EU_B])):
+        now = Desired(live=(state,), staged=(), at=NOW + timedelta(seconds=seconds))
+        assert [w.name for w in wishes_of(now, Routes(), running={EU_A, EU_B}, failing=())] == names
+    later = Desired(live=(state,), staged=(), at=NOW + timedelta(days=9))
+    assert [w.name for w in wishes_of(later, Routes(), running=(), failing={EU_B})] == [EU_B, EU_A]
+
+
+def test_what_was_served_before_goes_first_when_the_live_one_has_failed_twice():
+    before = {"previous_extra": {"profile": {"kv_mib": 7}}, "previous_release": RELEASE}
+    state = desired(live(B, 2, previous=A).model_copy(update=before), stages=(staged(C),))
+    found = wishes_of(state, Routes(), running={EU_A}, failing={EU_B}, hopeless={EU_B})
+    assert [(w.name, w.keep) for w in found] == [(EU_A, "previous"), (EU_B, "live"), (EU_C, "staged")]
+    assert (found[0].extra, found[0].release) == ({"profile": {"kv_mib": 7}}, str(RELEASE))
 
 
 NEW, OLD = ChannelRoute(generation=2, instance=EU_B), ChannelRoute(generation=1, instance=EU_A)
