@@ -57,16 +57,14 @@ class Running:
 
     def group(self):
         """Whatever lives of its process group."""
-        return [
-            p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE and _group(p) == self.process.pid
-        ]
+        return [pid for pid in psutil.pids() if _lives_in(pid, self.process.pid)]
 
 
-def _group(process):
+def _lives_in(pid, group):
     try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
-        return None
+        return os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.Error):
+        return False
 
 
 @pytest.fixture

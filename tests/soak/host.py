@@ -122,10 +122,10 @@ class Host:
 
     def kill_instance(self, digest: str) -> float:
         """SIGKILL of its first process, until it answers again. Returns when it was killed."""
-        pid = until(lambda: self._pid(digest), 60, f"a process of {digest[:12]}")
+        pid = until(lambda: self.pid_of(digest), 60, f"a process of {digest[:12]}")
         os.kill(pid, signal.SIGKILL)
         at = time.monotonic()
-        until(lambda: self._pid(digest) not in (None, pid), 240, f"{digest[:12]} to be started again")
+        until(lambda: self.pid_of(digest) not in (None, pid), 240, f"{digest[:12]} to be started again")
         until(lambda: self.answers_for() == digest, 240, f"{digest[:12]} to answer for {CHANNEL} again")
         return at
 
@@ -172,7 +172,7 @@ class Host:
         end_processes(left, grace_seconds=0)
         return names
 
-    def _pid(self, digest: str) -> int | None:
+    def pid_of(self, digest: str) -> int | None:
         """Of the first process of a ready instance."""
         found = [one for one in self.ledger.instances() if one.digest == digest and one.state == "ready"]
         return found[0].pid if found else None

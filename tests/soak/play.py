@@ -1,14 +1,21 @@
 """What happens to the installation while it is asked, one after the other."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 
-from tasks.domain.errors import EndpointUnavailable, ModelRefused
+from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused
 from tasks.domain.models import Artifact
+from tasks.endpoints.promotion import step_name
 from tests.soak.host import CHANNEL, Host
-from tests.soak.promotion import DEADLINE_SECONDS, Promotion
+from tests.soak.promotion import CANARY, DEADLINE_SECONDS, Promotion
 from tests.soak.records import Event
 from tests.soak.shelf import Shelf, change_weights
+
+STANDSTILL_SECONDS, STEP_SECONDS = 4.0, 0.3
+"""Of an instance that is made slow."""
 
 
 class Play:
@@ -27,6 +34,7 @@ class Play:
         self.good = self.shelf.make("llama-tiny-instruct-v2")
         self.crashing = self.shelf.make("llama-tiny-instruct-v2", breaks=True)
         self.changed = self.shelf.make("llama-tiny-instruct-v1")
+        self.slow = self.shelf.make("llama-tiny-instruct-v2")
         self._promote(self.first)
 
     def run(self) -> None:
@@ -35,6 +43,7 @@ class Play:
         self._event("a roll-back, warm", self._roll_back, switches=1)
         self._event("a failing start", lambda: self._refuse(self.crashing, "ended with code"), refused=self.crashing)
         self._event("a failed verification", self._change_and_refuse, refused=self.changed)
+        self._event("a canary abort", self._stutter, refused=self.slow, may_answer=True)
         self._event("agent SIGKILL", self.host.kill_agent)
         self._event("a promotion, again", lambda: self._promote(self.good), switches=1)
         self._event("gateway restart", self.host.restart_gateway)
@@ -58,7 +67,7 @@ class Play:
         at = began
         try:
             at = act()
-        except (TimeoutError, EndpointUnavailable, ModelRefused, OSError) as error:
+        except (TimeoutError, PipelineError, OSError) as error:
             problems.append(f"{type(error).__name__}: {error}")
         self.events.append(
             Event(
@@ -90,6 +99,28 @@ class Play:
     def _change_and_refuse(self) -> float:
         change_weights(self.changed)
         return self._refuse(self.changed, "sha256")
+
+    def _stutter(self) -> float:
+        """A canary that stands still for seconds at a time: taken back by its latency. When it was."""
+        over = threading.Event()
+        stutter = threading.Thread(target=self._stop_and_go, args=(over,))
+        promotion = Promotion(self.host, self.slow, self.shelf.refs[self.slow.digest])
+        try:
+            promotion.run(lambda step: stutter.start() if step == step_name(CANARY[0]) else None)
+        except PromotionRefused:
+            return time.monotonic()
+        finally:
+            over.set()
+            if stutter.is_alive():
+                stutter.join()
+        raise ModelRefused(f"{self.slow.short} was promoted, and was expected to be taken back for its latency")
+
+    def _stop_and_go(self, over: threading.Event) -> None:
+        pid = self.host.pid_of(self.slow.digest)
+        while pid is not None and not over.wait(STEP_SECONDS):
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(STANDSTILL_SECONDS)
+            os.kill(pid, signal.SIGCONT)
 
     def _refuse(self, artifact: Artifact, why: str) -> float:
         """Stage what cannot be served; when it was refused."""

@@ -12,13 +12,11 @@ import pytest
 from tasks.domain.errors import PipelineError
 from tests.local_hub.hub_fixtures import free_port
 from tests.soak.faulty import FAULTS, strike
-from tests.soak.promotion import Promotion
+from tests.soak.promotion import STEPS, Promotion
 from tests.soak.records import Event
 from tests.soak.site import open_site
 
 pytestmark = pytest.mark.system
-
-STEPS = ("load", "switch", "confirm", "drain")
 
 
 @pytest.fixture(scope="module")

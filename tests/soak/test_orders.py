@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tasks.domain.errors import PipelineError
 from tests.local_hub.hub_fixtures import free_port
 from tests.soak.faulty import FAULTS, strike
-from tests.soak.promotion import Promotion
+from tests.soak.promotion import STEPS, Promotion
 from tests.soak.records import Event
 from tests.soak.site import open_site
-from tests.soak.test_faults import STEPS
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 BESIDES = ("nothing", "agent", "gateway", "live")
