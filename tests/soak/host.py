@@ -98,10 +98,10 @@ class Host:
 
     def kill_agent(self) -> float:
         """SIGKILL; a new one as `empelt up` starts it again. Returns when it was killed."""
-        seen = self.ledger.agent_last_seen()
         self.children["agent"].kill()
         at = time.monotonic()
         self.children["agent"].wait()
+        seen = self.ledger.agent_last_seen()
         self._begin("agent")
         until(lambda: self.ledger.agent_last_seen() != seen, 120, "a heartbeat of the new agent")
         return at
@@ -147,6 +147,10 @@ class Host:
             return None
         name = state.channels.get(CHANNEL, (0, None))[1]
         return routes.instances[name].digest if name is not None and name in routes.instances else None
+
+    def until_not_tried(self) -> None:
+        """Until the gateway sends nobody to a canary any more."""
+        until(lambda: (state := ask_gateway(self.url)) is not None and not state.canaries, 30, "the canary to be gone")
 
     def misbehave(self, digest: str, **fault: object) -> None:
         """Tell every fake instance of an artifact what to do wrong from now on; nothing: it recovers."""

@@ -108,7 +108,9 @@ class Play:
         try:
             promotion.run(lambda step: stutter.start() if step == step_name(CANARY[0]) else None)
         except PromotionRefused:
-            return time.monotonic()
+            at = time.monotonic()
+            self.host.until_not_tried()
+            return at
         finally:
             over.set()
             if stutter.is_alive():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tests.soak.records import Event, Soak
-from tests.soak.verdict import SHOWN, Finding, broken_streams, switches_of, under_way
+from tests.soak.verdict import SHOWN, Finding, broken_streams, lost_of, switches_of, under_way
 
 
 def table(soak: Soak, findings: Sequence[Finding], seconds: float) -> str:
@@ -22,7 +22,7 @@ def table(soak: Soak, findings: Sequence[Finding], seconds: float) -> str:
 def _event(soak: Soak, event: Event) -> str:
     during = [one for one in soak.records if one.sent <= event.ended and one.ended >= event.began]
     broken = broken_streams(soak, event) if event.killed else []
-    lost = [one for one in during if one.end != "whole" and one not in broken]
+    lost = [one for one in lost_of(soak) if one in during]
     return _line(
         event.name,
         f"{event.ended - event.began:.1f}",

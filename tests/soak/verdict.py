@@ -65,6 +65,12 @@ def broken_streams(soak: Soak, event: Event) -> list[Record]:
     return [one for one in _open_streams(soak, event) if one.end != "whole"]
 
 
+def lost_of(soak: Soak) -> list[Record]:
+    """What was not answered whole, but for streams that were open on an instance when it was killed."""
+    excused = {one.number for event in soak.events if event.killed for one in broken_streams(soak, event)}
+    return [one for one in soak.records if one.end != "whole" and one.number not in excused]
+
+
 def _open_streams(soak: Soak, event: Event) -> list[Record]:
     """Its first byte may have been read after the kill: it lay in a buffer. Without one it is asked again."""
     mine = [one for one in under_way(soak.records, event.at) if one.is_stream and one.artifact == event.killed]
@@ -86,8 +92,7 @@ def _load(soak: Soak, wanted: Wanted) -> tuple[str, list[str]]:
 
 
 def _nothing_lost(soak: Soak, _: Wanted) -> tuple[str, list[str]]:
-    excused = {one.number for event in soak.events if event.killed for one in broken_streams(soak, event)}
-    lost = [one for one in soak.records if one.end != "whole" and one.number not in excused]
+    lost = lost_of(soak)
     return f"{len(lost)} lost", [_lost(one) for one in lost]
 
 
