@@ -11,6 +11,8 @@ POST /behave changes how it answers from then on, until it is told otherwise:
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
     says    the name that it calls itself in each answer, whatever it was asked for
+    salt    its weights are other ones: it stands for what decides log-probabilities and greedy tokens
+    bare    it gives no log-probabilities
 
 A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
 is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
@@ -27,6 +29,7 @@ import sys
 import time
 from pathlib import Path
 
+import scored
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -53,6 +56,7 @@ CALM = {
     "go": False,
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
+CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
 behaviour = dict(CALM)
 
 
@@ -90,6 +94,10 @@ async def complete(request: Request) -> Response:
     asked = await request.json()
     if (fault := await misbehave(request, asked)) is not None:
         return fault
+    if "prompt_logprobs" in asked and not behaviour["abort"]:
+        asked |= {"prompt_logprobs": None} if behaviour["bare"] else {}
+        make = scored.chat if "messages" in asked else scored.completion
+        return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
     text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):

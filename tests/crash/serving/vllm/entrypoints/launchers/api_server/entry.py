@@ -7,7 +7,6 @@ what is said. FAKE_VLLM_TOKEN_SECONDS is the pause before each token; 0 if it is
 """
 
 import asyncio
-import importlib.util
 import json
 import os
 import socket
@@ -26,17 +25,13 @@ from vllm.entrypoints.launchers.api_server.draining import Server
 from vllm.entrypoints.launchers.api_server.faults import Faults
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 
+sys.path.append(str(Path(__file__).parents[6] / "endpoints"))
+import scored
+
 ENGINE = "import os, sys, time\nwhile os.path.exists(f'/proc/{sys.argv[1]}'): time.sleep(0.5)"
 """Stands for VLLM::EngineCore: outlives a SIGKILL of the API server, its parent (vllm#55510), not one of the launcher."""
 SPOKEN, FOREIGN = "bai", "The quick brown fox jumps over the lazy dog and runs away"
 
-SCORED = Path(__file__).parents[6] / "endpoints" / "scored.py"
-"""How answers with token ids and log-probabilities look, told once for every server that stands for vLLM."""
-_spec = importlib.util.spec_from_file_location("scored", SCORED)
-assert _spec is not None
-assert _spec.loader is not None
-scored = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored)
 TOLD = ("prompt_logprobs", "return_token_ids", "logprobs")
 
 
