@@ -12,6 +12,7 @@ from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page, plain
 from tasks.doors import open_endpoint, open_ledger, open_store
+from tasks.identity import staged_now, verify_public, verify_staged
 from tasks.settings import settings
 
 
@@ -21,10 +22,15 @@ def switch_channel(request: PublishRequest) -> ChannelState:
 
     Raises:
         PromotionFailed: if the channel or the claim has moved on. Nothing is changed then.
+        WrongModel: if the instance that is staged is not the model that was judged. Nothing is changed then.
         ModelRefused: if a person's request names an artifact that the store has not got. Nothing is changed then.
     """
     if request.claim_key is None:  # a job's candidate answers at this moment; what a person names may be long gone
         _require_stored(request)
+    if ready := staged_now(request.channel, request.artifact_digest):
+        serves = open_ledger().channel(request.channel)
+        proof = verify_staged(ready, previous=serves.artifact_digest if serves else None)
+        get_run_logger().info("%s before the switch: %s", ready.model, proof)
     run_id = flow_run.get_id()
     return open_ledger().switch_channel(
         request.channel,
@@ -58,7 +64,7 @@ def _require_stored(request: PublishRequest) -> None:
 
 @task(name="confirm", task_run_name="confirm {state.channel} generation {state.generation}", cache_policy=NO_CACHE)
 def confirm_visible(state: ChannelState) -> None:
-    """Wait until the gateway has said that it routes by this generation; switch back if it does not in time.
+    """Wait until the gateway routes by this generation, and ask who answers; switch back if that is not as it should.
 
     Raises:
         PromotionFailed: naming the agent's last heartbeat, and what the channel serves again.
@@ -67,9 +73,12 @@ def confirm_visible(state: ChannelState) -> None:
         seen = open_endpoint().wait_visible(
             state.channel, generation=state.generation, deadline_seconds=settings().visible_deadline_seconds
         )
-    except EndpointUnavailable as error:
+        proof = verify_public(state)
+    except (EndpointUnavailable, InputError) as error:
         raise PromotionFailed(f"{state.channel}: {error}. {_switch_back(state, str(error))}") from error
     get_run_logger().info("%s serves generation %d after %.1f s", state.channel, state.generation, seen.seconds)
+    tell = get_run_logger().warning if proof.unproven else get_run_logger().info
+    tell("%s through the public address: %s", state.channel, proof)
 
 
 def _switch_back(state: ChannelState, reason: str) -> str:
@@ -85,7 +94,7 @@ def _switch_back(state: ChannelState, reason: str) -> str:
         target=before.target,
         family=before.family,
         expected_generation=state.generation,
-        reason=f"generation {state.generation} did not become visible: {reason}",
+        reason=f"generation {state.generation} was not confirmed: {reason}",
     )
     return (
         f"Switched back to {before.release} (artifact {before.artifact_digest[:12]}) as generation {back.generation}."

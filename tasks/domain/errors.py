@@ -4,6 +4,8 @@
       x InputError            what was asked cannot be done as asked; never retried
         + CatalogError        a catalog or gate file is wrong: file, key, line
         + ModelRefused        a model failed the pre-flight or its identity check
+          + WrongModel        what answers is not the model that was judged
+        + LogprobsMissing     a server gave no log-probabilities, so nobody can say which model answers
         + UnknownBenchmark    a gate names a benchmark that no suite defines
         + ServingMissing      the serving environment is not installed or cannot start
         + AddressInUse        a port or a socket is taken by somebody else
@@ -12,6 +14,7 @@
         + EndpointUnavailable an instance, the agent or the gateway did not answer in time
         + DiskFull            a wait with a reason: needed and free bytes are named
       x PromotionFailed       the switch was not made, or was taken back
+        + PromotionRefused    the new version was worse on real requests, or not what was judged; it is not switched to
 
 The engine has a tree of its own (``tasks.engine.errors``), since it imports nothing of ours. A failed gate is a value
 (``Verdict``), not an exception; a missing score is "unscored", not 0.
@@ -39,6 +42,14 @@ class CatalogError(InputError):
 
 class ModelRefused(InputError):
     """A model was refused before or after its download: architecture, shapes, format, identity."""
+
+
+class WrongModel(ModelRefused):
+    """What answers is not the model that was judged: other outputs, another digest, other files."""
+
+
+class LogprobsMissing(InputError):
+    """A server answered without what its answers are compared by. It is never taken for a pass."""
 
 
 class UnknownBenchmark(InputError):
@@ -76,3 +87,7 @@ class DiskFull(TransientError):
 
 class PromotionFailed(PipelineError):
     """A channel was not switched, or was switched back. The live model is the one from before."""
+
+
+class PromotionRefused(PromotionFailed):
+    """A version was tried and taken back: ``problems`` says by which limits. The channel never moved."""

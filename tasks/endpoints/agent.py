@@ -160,7 +160,8 @@ class Agent:
         alive = {name for name, entry in listed.items() if entry.alive}
         running = alive | {name for name, one in self.instances.items() if one.started}
         failing = {name for name, one in self.instances.items() if one.state == "failed"}
-        wishes = wishes_of(desired, self._routes, running=running, failing=failing)
+        hopeless = {name for name, one in self.instances.items() if one.is_hopeless}
+        wishes = wishes_of(desired, self._routes, running=running, failing=failing | hopeless, hopeless=hopeless)
         needs = []
         for wish in wishes:
             instance = self.instances.get(wish.name)

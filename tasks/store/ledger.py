@@ -1,9 +1,10 @@
 """The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds), bases.py
-                (what became of tuned bases), publications.py (what stands on a Hub): appended, never changed
+                (what became of tuned bases), publications.py (what stands on a Hub), outputs.py (what judged
+                models said, and whether that is what channels answer): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
-    what moves  claims.py, turns.py, channels.py, serving.py, polls.py
+    what moves  claims.py, turns.py, channels.py, canaries.py (and how promotions went), serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
 It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
@@ -17,6 +18,7 @@ from typing import Self
 from sqlalchemy.engine import URL
 
 from tasks.store.bases import BaseFacts
+from tasks.store.canaries import Canaries
 from tasks.store.channels import Channels
 from tasks.store.claims import Claims
 from tasks.store.database import connect, migrate
@@ -24,6 +26,7 @@ from tasks.store.facts import Merged, ModelFacts
 from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
+from tasks.store.outputs import OutputFacts
 from tasks.store.polls import Polls
 from tasks.store.publications import PublicationFacts
 from tasks.store.serving import Serving
@@ -39,10 +42,12 @@ class Ledger(
     JudgementFacts,
     BaseFacts,
     PublicationFacts,
+    OutputFacts,
     Glances,
     Claims,
     Turns,
     Channels,
+    Canaries,
     Serving,
     Polls,
     Views,

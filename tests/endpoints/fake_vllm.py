@@ -5,11 +5,14 @@
 POST /behave changes how it answers from then on, until it is told otherwise:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
+    empty   200, and no word
     status  with this error; ``times``: only so often
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
     says    the name that it calls itself in each answer, whatever it was asked for
+    salt    its weights are other ones: it stands for what decides log-probabilities and greedy tokens
+    bare    it gives no log-probabilities
 
 A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
 is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
@@ -26,6 +29,7 @@ import sys
 import time
 from pathlib import Path
 
+import scored
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -40,8 +44,19 @@ options = parser.parse_args()
 NAME = Path(options.model).name
 config = Path(options.model) / "config.json"
 FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
-CALM = {"abort": False, "status": 0, "reset": False, "hang": False, "served": [], "says": "", "times": -1, "go": False}
+CALM = {
+    "abort": False,
+    "empty": False,
+    "status": 0,
+    "reset": False,
+    "hang": False,
+    "served": [],
+    "says": "",
+    "times": -1,
+    "go": False,
+}
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
+CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
 behaviour = dict(CALM)
 
 
@@ -79,8 +94,12 @@ async def complete(request: Request) -> Response:
     asked = await request.json()
     if (fault := await misbehave(request, asked)) is not None:
         return fault
+    if "prompt_logprobs" in asked and not behaviour["abort"]:
+        asked |= {"prompt_logprobs": None} if behaviour["bare"] else {}
+        make = scored.chat if "messages" in asked else scored.completion
+        return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] else f"{NAME} {asked.get('prompt', '')}"
+    text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
