@@ -18,6 +18,7 @@ import yaml
 from tasks.domain.errors import InputError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
 from tasks.domain.models import Digest
+from tasks.harness.instructions import refuse_impossible
 
 SUITES = Path(__file__).parent / "suites"
 SEED = 20261123
@@ -117,6 +118,8 @@ def _asked(
     *, benchmark: str, data: str = "", items: int | str = "all", choices: int = 0, split: str, folder: Path
 ) -> list[dict[str, Any]]:
     rows = read_items(data or benchmark, split=split, limit=items, folder=folder)
+    if "checks" in rows[0]:
+        refuse_impossible(benchmark, rows)
     return [fewer_choices(row, choices) for row in rows] if choices else rows
 
 

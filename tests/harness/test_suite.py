@@ -31,13 +31,15 @@ def copy(suites: Path, tmp_path: Path) -> Path:
 
 LANGUAGES = ("en", "es", "eu", "ca", "gl", "pt")
 KINDS = ("mc", "chat", "bpb", "text")
+INSTRUCTIONS = {"eu_instructions", "gl_instructions"}
 FIELDS = {
     "mc": {"prompt", "choices", "answer"},
     "chat": {"question", "answer"},
     "bpb": {"text"},
     "text": {"prompt", "language"},
+    "instructions": {"prompt", "language", "checks"},
 }
-ITEMS = {"mc": (300, 60), "chat": (300, 80), "bpb": (100, 50), "text": (40, 25)}
+ITEMS = {"mc": (300, 60), "chat": (300, 80), "bpb": (100, 50), "text": (40, 25), "instructions": (120,)}
 
 
 def kind_of(benchmark: str) -> str:
@@ -59,7 +61,7 @@ def test_each_benchmark_has_a_yaml_and_data_that_agree(benchmark: str) -> None:
 def test_every_language_has_every_kind_long_and_short() -> None:
     own = {f"{code}_{kind}{end}" for code in LANGUAGES for kind in KINDS for end in ("", "_short")}
     more = {f"es_more_{kind}{end}" for kind in ("mc", "chat") for end in ("", "_short")}
-    assert set(known_benchmarks()) == own | more
+    assert set(known_benchmarks()) == own | more | INSTRUCTIONS
 
 
 def test_a_short_benchmark_asks_some_of_the_long_ones_items() -> None:
@@ -119,7 +121,7 @@ def test_a_changed_template_is_another_suite(copy: Path, tmp_path: Path) -> None
 
 
 def test_dev_and_test_share_no_question() -> None:
-    for benchmark in (name for name in known_benchmarks() if not name.endswith("_short")):
+    for benchmark in (name for name in known_benchmarks() if not name.endswith(("_short", "_instructions"))):
         dev, test = ({row["id"] for row in read_items(benchmark, split=s)} for s in ("dev", "test"))
         assert not dev & test, benchmark
 
