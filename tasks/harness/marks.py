@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.harness import texts
 from tasks.harness.instructions import follows, stated
 from tasks.harness.languages import language_of, told
 
@@ -42,6 +44,27 @@ def followed(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         "followed": (sum(held), len(held)),
         "in_language": float(right) if asked else math.nan,
     }
+
+
+def solved(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Strict: the last number that was said is the right one; lenient: the right one is among those that were said."""
+    gold = _number(str(doc["answers"][0]))
+    said = [_number(found) for found in re.findall(r"-?\d+(?:[.,]\d+)*", results[0])]
+    return {"strict": float(said[-1:] == [gold]), "lenient": float(gold in said)}
+
+
+def _number(text: str) -> float:
+    """Of ``1.234,5``, ``1,234.5`` or ``1234.5``: a mark before exactly three digits parts thousands."""
+    plain = re.sub(r"[.,](?=\d{3}(?:\D|$))", "", text).replace(",", ".")
+    return float(plain) if plain.count(".") < 2 else math.nan
+
+
+def named(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Strict: the whole answer is a right one, but for case and marks around it; lenient: it holds a right one."""
+    said = f" {' '.join(texts.words(texts.clean(results[0]).casefold()))} "
+    golds = [f" {' '.join(texts.words(texts.clean(str(gold)).casefold()))} " for gold in doc["answers"]]
+    golds = [gold for gold in golds if gold.strip()]
+    return {"strict": float(said in golds), "lenient": float(any(gold in said for gold in golds))}
 
 
 def share(pairs: Sequence[tuple[int, int]]) -> float:
