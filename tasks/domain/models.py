@@ -80,6 +80,8 @@ class Item(Noun):
     """Bytes of the item's text for bits per byte, else 1. The score is sum(value) / sum(weight)."""
     answer: str = ""
     """What the model said, cut to 200 characters; empty for log-likelihood items."""
+    cluster: str = ""
+    """The passage or exam that the item shares with others, which are right or wrong together; "" for none."""
 
 
 class Score(Noun):
