@@ -147,15 +147,18 @@ def _gain(
         ok = margin.mean >= -1e-9
         return Finding(ok, f"{said}, {'at least' if ok else 'less than'} the {share:.0%} asked for")
     said += f" (margin to {share:.0%}: {_told(margin, 0.0, levels)})"
-    above, words = _judged(margin, 0.0, levels)
-    ends = {True: f"at least the {share:.0%} asked for", False: f"less than the {share:.0%} asked for"}
+    above, words = judged(margin, 0.0, levels)
+    ends: dict[bool | None, str] = {
+        True: f"at least the {share:.0%} asked for",
+        False: f"less than the {share:.0%} asked for",
+    }
     return Finding(above, f"{said}, {words or ends.get(above, _UNCLEAR)}")
 
 
 _UNCLEAR = "which can be neither shown nor ruled out with these items"
 
 
-def _judged(difference: Difference, limit: float, levels: Levels) -> tuple[bool | None, str]:
+def judged(difference: Difference, limit: float, levels: Levels) -> tuple[bool | None, str]:
     """Whether ``difference`` is above ``limit``, and in words why it was given up, if it was."""
     if levels.to_pass > 0 and difference.lower(1 - levels.to_pass, limit) > limit:
         return True, ""
@@ -187,5 +190,5 @@ def _against(
         ok = gain.mean >= limit - 1e-9
         allowed = f"allowed drop of {amount}" if limit <= 0 else f"asked gain of {amount}"
         return Finding(ok, f"{said}{gain.mean:+.3f}), {'within' if ok == (limit <= 0) else 'more than'} the {allowed}")
-    above, given_up = _judged(gain, limit, levels)
+    above, given_up = judged(gain, limit, levels)
     return Finding(above, f"{said}{_told(gain, limit, levels)}), {given_up or words[above].format(amount)}")

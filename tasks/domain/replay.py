@@ -86,8 +86,8 @@ def joined_for(gate: Gate, evaluations: Sequence[Evaluation], like: Mapping[str,
     for one in evaluations:
         for score in one.scores:
             name = score.benchmark
-            facts = (*SAME_SETTINGS, f"benchmark:{name}")
-            unlike = any(like.get(fact, one.facts.get(fact)) != one.facts.get(fact) for fact in facts)
+            same = (*SAME_SETTINGS, f"benchmark:{name}")
+            unlike = any(like.get(fact, one.facts.get(fact)) != one.facts.get(fact) for fact in same)
             if name in gate.benchmarks and not unlike and score.n >= chosen.get(name, (0, one))[0]:
                 chosen[name] = (score.n, one)
     parts = [one for _, one in chosen.values()]
