@@ -83,6 +83,8 @@ class Item(Noun):
     """
     answer: str = ""
     """What the model said, cut to 200 characters; empty for log-likelihood items."""
+    cluster: str = ""
+    """The passage or exam that the item shares with others, which are right or wrong together; "" for none."""
 
 
 class Score(Noun):
