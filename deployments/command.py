@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from deployments import base_commands, collecting, completion, operating, publishing
 from deployments.deploy_command import deploy
+from deployments.gate_commands import gate, replay
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
@@ -35,7 +36,9 @@ base = typer.Typer(
     epilog=app.info.epilog,
 )
 app.add_typer(base)
+app.add_typer(gate)
 app.command()(deploy)
+app.command()(replay)
 
 
 @app.command()
