@@ -235,7 +235,8 @@ def open_cluster(*, namespace: str, manager: str) -> ClusterClient:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=chosen)
         else:
-            config.load_kube_config(client_configuration=chosen)
+            # Said here: the client reads the variable when it is imported.
+            config.load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=chosen)
     except config.ConfigException as error:
         raise InputError(f"no cluster is named: {error}. Run in a pod, or set KUBECONFIG.") from error
     chosen.retries = False  # ours are the ones that heed Retry-After, and count
