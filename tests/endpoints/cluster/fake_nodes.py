@@ -157,7 +157,11 @@ class FakeNodes:
             if container["image"] in self.missing_images:
                 told = f'Back-off pulling image "{container["image"]}": manifest unknown'
                 status[key] = [
-                    {"name": container["name"], "state": {"waiting": {"reason": "ImagePullBackOff", "message": told}}}
+                    {
+                        "name": container["name"],
+                        "restartCount": 0,
+                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": told}},
+                    }
                 ]
                 return
         if time.monotonic() < self.again.get(name, 0.0):

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from tasks.endpoints.cluster import pods
 from tasks.endpoints.cluster.pods import see
+from tasks.store import recheck
 
 SERVICE = {"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.7"}}
 DEPLOYMENT = {"metadata": {"name": "d", "generation": 2}, "status": {"observedGeneration": 2}}
@@ -134,3 +136,7 @@ def test_a_quota_that_is_spent_is_told() -> None:
     seen = see({**DEPLOYMENT, "status": {"observedGeneration": 2, "conditions": [told]}}, SERVICE, [])
     assert seen.state == "starting"
     assert "exceeded quota: gpus" in seen.reason
+
+
+def test_the_code_of_a_refusal_is_the_one_that_the_check_ends_with() -> None:
+    assert pods.REFUSED_CODE == recheck.REFUSED_CODE

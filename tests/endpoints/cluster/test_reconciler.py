@@ -276,7 +276,7 @@ def test_another_installations_objects_are_neither_touched_nor_taken(here, api, 
     assert after == before
 
 
-def test_what_is_changed_by_hand_is_left_while_it_answers_and_the_plan_counts_for_the_next(
+def test_a_changed_plan_leaves_what_answers_as_it_was_judged_and_counts_for_the_next(
     here, api, make_artifact, until
 ):
     blue, green = make_artifact("blue"), make_artifact("green")
@@ -306,7 +306,7 @@ def test_a_deletion_that_is_held_up_keeps_nothing_else_waiting(here, api, make_a
     deletions = api.count("DELETE", named(blue))
     time.sleep(1.5)
     assert api.count("DELETE", named(blue)) == deletions, "it is asked for once"
-    with pytest.raises(EndpointUnavailable, match="held by example.com/audit"):
+    with pytest.raises(EndpointUnavailable, match=r"held by example\.com/audit"):
         here.ready(here.stage(blue), seconds=3)
     with api.lock:
         api.release("deployments", named(blue), "example.com/audit")
@@ -336,6 +336,16 @@ def test_an_api_server_that_is_away_stops_no_answer_and_no_switch_between_what_s
     here.endpoint.wait_visible("eu", generation=here.switch(green), deadline_seconds=20)
     assert here.answer() == (green.digest, "2")
     api.faults.clear()
+
+
+def test_what_was_left_half_made_is_completed(here, api, make_artifact):
+    blue = make_artifact("blue")
+    api.fault("PATCH", "services", 500, times=6)
+    here.start()
+    wanted = here.stage(blue)
+    assert here.ready(wanted).model == f"eu@{blue.short}"
+    assert api.faults[0]["times"] == 0
+    assert api.objects["deployments", named(blue)]["metadata"]["generation"] == 1
 
 
 def test_it_does_not_begin_before_it_knows_what_runs(here, api, make_artifact, until):
