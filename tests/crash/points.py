@@ -31,6 +31,7 @@ TASKS = {
     # a job
     **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
+    **dict.fromkeys(("stage", "warm", "canary", "drain", "show-promotion"), RELEASE),
     # a person's word
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
