@@ -77,6 +77,7 @@ def reconciler_of(chosen: Settings) -> Reconciler:
         cpu=chosen.cluster_cpu,
         memory_gib=chosen.cluster_memory_gib,
         shared_memory_gib=chosen.cluster_shared_memory_gib,
+        room_seconds=chosen.cluster_room_seconds,
         start_seconds=chosen.cluster_start_seconds,
     )
     return Reconciler(

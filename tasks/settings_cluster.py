@@ -30,5 +30,7 @@ class ClusterSettings(Layered):
     cluster_memory_gib: int = Field(default=0, ge=0)
     """Memory of one instance; 0: reckoned from its weights and flags."""
     cluster_shared_memory_gib: int = Field(default=2, ge=1)
+    cluster_room_seconds: float = Field(default=300, ge=0)
+    """For so long a node is waited for, which may have to be started, before something less important gives way."""
     cluster_start_seconds: int = Field(default=900, ge=30)
     """An instance that does not answer so long after its container's start is started anew."""

@@ -60,6 +60,8 @@ class ClusterPlan:
     """In memory, and counted with it. vLLM's processes talk through /dev/shm, and a container has 64 MiB of it."""
     start_seconds: int = 900
     """From the container's start to an answer; after that it is started anew."""
+    room_seconds: float = 300
+    """How long a node is waited for before something less important gives way."""
 
     def problems(self) -> list[str]:
         """What must be stated before anything can be served."""

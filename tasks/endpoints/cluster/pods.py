@@ -26,6 +26,7 @@ CLUSTER_TROUBLE = frozenset(
         "RunContainerError",
     }
 )
+NO_POD = "no pod can be made"
 Found = Mapping[str, Any]
 
 
@@ -39,6 +40,8 @@ class Seen(NamedTuple):
     refused: bool = False
     """Its files are not what was recorded: another start would change nothing."""
     pod: str = ""
+    no_room: bool = False
+    """No node takes its pod, or a quota is spent."""
 
 
 def see(deployment: Found | None, service: Found | None, pods: Sequence[Found]) -> Seen:
@@ -64,7 +67,8 @@ def see(deployment: Found | None, service: Found | None, pods: Sequence[Found]) 
     if ready and address and _is_observed(deployment):
         return Seen("ready", "", address, pod=ready[-1]["metadata"]["name"])
     if not standing:
-        return Seen("starting", _why_no_pod(deployment, pods), address)
+        why = _why_no_pod(deployment, pods)
+        return Seen("starting", why, address, no_room=why.startswith(NO_POD))
     return _of_pod(standing[-1])._replace(address=address)
 
 
@@ -73,7 +77,7 @@ def _of_pod(pod: Found) -> Seen:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         why = f"waits for a node: {scheduled.get('reason', '')}: {scheduled.get('message', '')}"
-        return Seen("starting", why, pod=name)
+        return Seen("starting", why, pod=name, no_room=True)
     status = pod.get("status") or {}
     if status.get("phase") == "Failed":
         return Seen(
@@ -121,7 +125,7 @@ def _of_container(one: Found, *, is_check: bool) -> Seen | None:
 def _why_no_pod(deployment: Found, pods: Sequence[Found]) -> str:
     for one in (deployment.get("status") or {}).get("conditions") or ():
         if one.get("type") == "ReplicaFailure" and one.get("status") == "True":
-            return f"no pod can be made: {one.get('reason', '')}: {one.get('message', '')}"
+            return f"{NO_POD}: {one.get('reason', '')}: {one.get('message', '')}"
     leaving = [pod["metadata"]["name"] for pod in pods]
     return f"waits for pod {', '.join(leaving)} to end" if leaving else "its pod has yet to be made"
 

@@ -21,6 +21,7 @@ from tasks.endpoints.cluster.access import NEEDED
 from tasks.endpoints.cluster.client import ClusterClient
 from tasks.endpoints.cluster.fleet import Fleet, Listed
 from tasks.endpoints.cluster.objects import ClusterPlan
+from tasks.endpoints.cluster.room import Room, gives_way
 from tasks.endpoints.cluster.watched import Watched
 from tasks.endpoints.drain import Drain
 from tasks.endpoints.probe import GatewayState, ask_gateway
@@ -98,6 +99,8 @@ class Reconciler:
         self._drain = Drain(self.fleet, self._executor, drain_seconds=drain_seconds)
         self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
+        self._room = Room(plan.room_seconds)
+        self._giving_way = ""
         self._last_trouble = ""
 
     def check(self) -> None:
@@ -147,6 +150,8 @@ class Reconciler:
             return
         self._come_back()
         wishes = self._wishes(self._desired) if self._listed is not None else []
+        if self._listed is not None:
+            self._make_room(wishes, self._desired)
         if self._listed is not None:  # until it is known what runs, routes and instances stay as they are
             self._write_routes(self._desired)
         gateway = ask_gateway(self.gateway, self._gateway_key)
@@ -162,8 +167,10 @@ class Reconciler:
 
     def _go(self, wishes: Sequence[Wish]) -> None:
         """Visit the API server, in the background: at once when something is to be made, else when it is time."""
+        wanted = (self.watched[wish.name] for wish in wishes)
+        going = self._giving_way
         making = [
-            self.watched[w.name] for w in wishes if not self.watched[w.name].given_up and not self._drain.has(w.name)
+            one for one in wanted if not (one.given_up or one.wish.name == going or self._drain.has(one.wish.name))
         ]
         is_new = any(self._listed is not None and one.wish.name not in self._listed for one in making)
         waits = min(self._look_seconds, ROUND_SECONDS * 2) if is_new else self._look_seconds
@@ -223,6 +230,31 @@ class Reconciler:
         self.watched = {name: one for name, one in self.watched.items() if name in wished}
         return wishes
 
+    def _make_room(self, wishes: Sequence[Wish], desired: Desired) -> None:
+        """Let the least important one go when something else has waited for its room long enough, one at a time."""
+        if self._giving_way and self._giving_way in (self._listed or {}):
+            return
+        self._giving_way = ""
+        watched = [self.watched[wish.name] for wish in wishes]
+        homeless = [one.wish.name for one in watched if one.no_room]
+        placed = [one.wish.name for one in watched if one.is_placed]
+        self._room.note(homeless, placed)
+        waited = self._room.too_long().intersection(homeless)
+        if not waited:
+            return
+        self._giving_way = gives_way(
+            wishes,
+            homeless=waited,
+            standing=placed,
+            answering={name: route.instance for name, route in self._routes.channels.items() if route.instance},
+            pending={live.channel for live in desired.live if live.acknowledged_generation < live.generation},
+        )
+        if self._giving_way:
+            logger.warning("%s gives way: there is no room for %s", self._giving_way, ", ".join(sorted(waited)))
+            return
+        for name in waited:
+            self.watched[name].wait_for_room()
+
     def _profile_of(self, wish: Wish) -> ServingProfile:
         try:
             return ServingProfile.read(wish.extra, default=self.profile)
@@ -236,7 +268,7 @@ class Reconciler:
                 name=name, channel=one.wish.channel, digest=one.wish.digest, uds=one.address, release=one.wish.release
             )
             for name, one in self.watched.items()
-            if one.state == "ready" and not self._drain.has(name)
+            if one.state == "ready" and name != self._giving_way and not self._drain.has(name)
         }
         coming = {name for name, one in self.watched.items() if one.state == "starting"}
         chosen = choose_routes(desired, ready, coming, self._routes)
@@ -253,7 +285,7 @@ class Reconciler:
             return
         # A deletion that has been asked for is not asked for again before the next look.
         self._listed = {name: one for name, one in self._listed.items() if name not in gone}
-        kept = {wish.name for wish in wishes if not self.watched[wish.name].given_up}
+        kept = {wish.name for wish in wishes if not self.watched[wish.name].given_up} - {self._giving_way}
         for name, one in self._listed.items():
             watched = self.watched.get(name)
             if one.is_going:

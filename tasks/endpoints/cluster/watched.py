@@ -8,7 +8,7 @@ from tasks.domain.records import InstanceState, InstanceStatus
 from tasks.endpoints.cluster.fleet import Listed
 from tasks.endpoints.instances import REFUSED
 from tasks.endpoints.profile import ServingProfile
-from tasks.endpoints.wishes import Wish
+from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish
 
 
 @dataclass
@@ -21,6 +21,9 @@ class Watched:
     reason: str = "new"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     address: str = ""
+    no_room: bool = False
+    is_placed: bool = False
+    """A node has its pod."""
     refusal: str = ""
     """What the cluster says against its objects."""
     spent: str = ""
@@ -43,6 +46,7 @@ class Watched:
         if self.given_up:
             return
         there = listed.get(self.wish.name)
+        self.no_room = self.is_placed = False
         if there is None or "Deployment" not in there.objects:
             self.address = ""
             self._move("starting", self.refusal or "its Deployment has yet to be made")
@@ -50,7 +54,8 @@ class Watched:
             self.address = ""
             self._move("starting", f"waits until the one before it is gone: {there.seen.reason}")
         else:
-            self.address = there.seen.address
+            self.address, self.no_room = there.seen.address, there.seen.no_room
+            self.is_placed = bool(there.seen.pod) and not self.no_room
             told = f"{REFUSED}{there.seen.reason}" if there.seen.refused else there.seen.reason
             self._move(there.seen.state, self.refusal or told)
             if there.seen.state == "failed":
@@ -70,9 +75,10 @@ class Watched:
             model_name=f"{self.wish.channel}@{self.wish.digest[:12]}",
         )
 
-    def refuse(self, reason: str) -> None:
-        """Another start would change nothing."""
-        self._move("failed", f"{REFUSED}{reason}")
+    def wait_for_room(self) -> None:
+        """Nothing that is less important can give way for it any more."""
+        if self.no_room and not self.reason.startswith(WAITS_FOR_ROOM):
+            self._move("starting", f"{WAITS_FOR_ROOM}: {self.reason}")
 
     def _move(self, state: InstanceState, reason: str) -> None:
         if state != self.state:

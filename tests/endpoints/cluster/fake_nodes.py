@@ -62,6 +62,9 @@ class FakeNodes:
         self.api, self.folder = api, folder
         self.missing_images: set[str] = set()
         self.is_full = False
+        self.slots: int | None = None
+        """So many pods have room."""
+        self.seated: set[str] = set()
         self.quota = ""
         self.slow: set[str] = set()
         """Digests whose server loads for ever."""
@@ -142,11 +145,15 @@ class FakeNodes:
             return
         with self.api.lock:
             self.api.objects.pop(("pods", name), None)
+            self.seated.discard(name)
 
     def _advance(self, name: str, pod: dict[str, Any]) -> None:
         """The scheduler and the kubelet."""
         spec, status = pod["spec"], pod["status"]
-        if self.is_full:
+        if self.slots is not None and name not in self.seated and len(self.seated) < self.slots:
+            self.seated.add(name)
+            status.pop("conditions", None)
+        if self.is_full or (self.slots is not None and name not in self.seated):
             told = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
             status["conditions"] = [
                 {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": told}

@@ -20,6 +20,7 @@ from tasks.endpoints.cluster.reconciler import Reconciler
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
 from tasks.endpoints.table import ENDPOINTS
+from tasks.endpoints.wishes import WAITS_FOR_ROOM
 from tests.endpoints.cluster.test_objects import made
 
 RELEASE = ModelRef(repo_id="lab/instruct-v2", revision="2" * 40)
@@ -276,9 +277,7 @@ def test_another_installations_objects_are_neither_touched_nor_taken(here, api, 
     assert after == before
 
 
-def test_a_changed_plan_leaves_what_answers_as_it_was_judged_and_counts_for_the_next(
-    here, api, make_artifact, until
-):
+def test_a_changed_plan_leaves_what_answers_as_it_was_judged_and_counts_for_the_next(here, api, make_artifact, until):
     blue, green = make_artifact("blue"), make_artifact("green")
     here.start()
     here.publish(blue)
@@ -336,6 +335,77 @@ def test_an_api_server_that_is_away_stops_no_answer_and_no_switch_between_what_s
     here.endpoint.wait_visible("eu", generation=here.switch(green), deadline_seconds=20)
     assert here.answer() == (green.digest, "2")
     api.faults.clear()
+
+
+def test_a_candidate_without_room_makes_the_one_that_is_only_kept_warm_go(here, api, nodes, make_artifact):
+    blue, green, third = make_artifact("blue"), make_artifact("green"), make_artifact("third")
+    nodes.slots = 2
+    here.plan = ClusterPlan(**{**here.plan.__dict__, "room_seconds": 1.0})
+    here.start()
+    here.publish(blue)
+    here.publish(green)
+    assert here.ready(here.stage(third)).model == f"eu@{third.short}"
+    assert ("deployments", named(blue)) not in api.objects
+    assert here.answer() == (green.digest, "2")
+
+
+def test_without_room_for_two_what_answers_stays_until_the_switch_and_requests_are_held_then(
+    here, api, nodes, make_artifact, until
+):
+    blue, green = make_artifact("blue"), make_artifact("green")
+    nodes.slots = 1
+    here.plan = ClusterPlan(**{**here.plan.__dict__, "room_seconds": 1.0})
+    here.start()
+    here.publish(blue)
+    wanted = here.stage(green)
+    with pytest.raises(EndpointUnavailable, match=f"{WAITS_FOR_ROOM}: .*Insufficient nvidia.com/gpu"):
+        here.ready(wanted, seconds=5)
+    assert here.answer() == (blue.digest, "1")
+    here.endpoint.unstage(wanted)
+
+    generation = here.switch(green)
+    held = []
+    asking = threading.Thread(target=lambda: held.append(here.answer()))
+    until(lambda: not read_routes(here.gateway.routes).instances, what="the old one to be out of the routes")
+    asking.start()
+    assert here.endpoint.wait_visible("eu", generation=generation, deadline_seconds=40).generation == 2
+    asking.join(30)
+    assert held == [(green.digest, "2")]
+    assert ("deployments", named(blue)) not in api.objects
+
+
+def test_a_node_that_dies_costs_no_instance_that_answers(here, api, nodes, make_artifact, until):
+    blue, green = make_artifact("blue"), make_artifact("green")
+    nodes.slots = 2
+    here.plan = ClusterPlan(**{**here.plan.__dict__, "room_seconds": 0.5})
+    here.start()
+    here.publish(blue)
+    here.publish(green)
+    nodes.slots = 1
+    nodes.evict(named(green))
+    until(lambda: (s := here.status(green)) and s.reason.startswith(WAITS_FOR_ROOM), what="green to be without room")
+    time.sleep(1.5)
+    assert here.answer()[0] == blue.digest
+    assert not api.objects["deployments", named(blue)]["metadata"].get("deletionTimestamp")
+
+
+def test_a_canary_gets_its_part_of_the_requests_by_the_same_routes(here, make_artifact, until):
+    blue, green = make_artifact("blue"), make_artifact("green")
+    here.start()
+    here.publish(blue)
+    here.ready(here.stage(green))
+    canary = {"digest": green.digest, "weight": 50, "generation": 1, "owner": "test", "lease_seconds": 60}
+    here.ledger.set_canary("eu", **canary)
+
+    def shares():
+        told = [here.gateway.ask("eu", prompt=f"q{number}").headers["x-empelt-artifact"] for number in range(60)]
+        return told.count(green.digest)
+
+    until(lambda: read_routes(here.gateway.routes).channels["eu"].canary, what="the canary's route")
+    assert 10 <= until(shares, what="a first request to the canary") <= 50
+    here.ledger.end_canary("eu", green.digest)
+    until(lambda: read_routes(here.gateway.routes).channels["eu"].canary is None, what="the canary to be out")
+    until(lambda: shares() == 0, what="the gateway to load it")
 
 
 def test_what_was_left_half_made_is_completed(here, api, make_artifact):
