@@ -4,6 +4,7 @@ Nothing is remembered that the cluster does not know: what a killed reconciler h
 """
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -44,6 +45,16 @@ class Listed(NamedTuple):
     def uid(self) -> str:
         """Of its Deployment: another one for an instance that was made anew."""
         return str(self.objects["Deployment"]["metadata"]["uid"]) if "Deployment" in self.objects else ""
+
+    @property
+    def served(self) -> dict[str, str]:
+        """Image and flags that its pods are made with; a later plan or profile changes neither while it answers."""
+        if "Deployment" not in self.objects:
+            return {}
+        server = self.objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+        args = list(server.get("args") or ())
+        flags = args[args.index("--") + 1 :] if "--" in args else []
+        return {"image": str(server.get("image", "")), "flags": shlex.join(flags)}
 
     @property
     def is_going(self) -> bool:

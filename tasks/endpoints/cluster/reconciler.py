@@ -99,6 +99,7 @@ class Reconciler:
         self._drain = Drain(self.fleet, self._executor, drain_seconds=drain_seconds)
         self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
+        self._weights: dict[str, int] = {}
         self._room = Room(plan.room_seconds)
         self._giving_way = ""
         self._last_trouble = ""
@@ -185,15 +186,20 @@ class Reconciler:
             if there is not None and there.uid == one.spent:
                 continue  # it has come to nothing, and goes first
             try:
-                files = self.artifacts.get(one.wish.digest).files
-                weights = sum(f.size for f in files if f.path.endswith(".safetensors"))
-                self.fleet.make(one.wish, one.profile, weights_bytes=weights)
+                self.fleet.make(one.wish, one.profile, weights_bytes=self._weights_of(one.wish.digest))
             except ModelRefused as error:
                 if there is None:  # one that runs answers from what it has mapped
                     refusals[one.wish.name] = f"the store does not hold it: {error}"
             except InputError as error:
                 refusals[one.wish.name] = f"the cluster refuses it: {error}"
         return Round(listed, refusals)
+
+    def _weights_of(self, digest: str) -> int:
+        """Asked of the store once: an artifact never changes, and the store may be on another machine."""
+        if digest not in self._weights:
+            files = self.artifacts.get(digest).files
+            self._weights[digest] = sum(f.size for f in files if f.path.endswith(".safetensors"))
+        return self._weights[digest]
 
     def _come_back(self) -> None:
         """Take what the last visit has brought."""

@@ -21,6 +21,8 @@ class Watched:
     reason: str = "new"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     address: str = ""
+    served: Mapping[str, str] = field(default_factory=dict)
+    """Image and flags of what stands."""
     no_room: bool = False
     is_placed: bool = False
     """A node has its pod."""
@@ -46,6 +48,7 @@ class Watched:
         if self.given_up:
             return
         there = listed.get(self.wish.name)
+        self.served = there.served if there is not None else {}
         self.no_room = self.is_placed = False
         if there is None or "Deployment" not in there.objects:
             self.address = ""
@@ -71,7 +74,7 @@ class Watched:
             reason=self.reason,
             since=self.since,
             mode="pod",
-            serving=self.profile.facts(image=image),
+            serving={**self.profile.facts(image=image), **self.served},
             model_name=f"{self.wish.channel}@{self.wish.digest[:12]}",
         )
 
