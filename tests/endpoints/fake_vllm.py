@@ -2,7 +2,8 @@
 
     python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
 
-POST /behave changes how it answers from then on, until it is told otherwise:
+POST /behave changes how it answers from then on, until it is told otherwise; a model's config.json may say so from the
+start, as ``behaves``:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
     empty   200, and no word
@@ -53,7 +54,7 @@ CALM = {
     "go": False,
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
-behaviour = dict(CALM)
+behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
 def compact(value):
