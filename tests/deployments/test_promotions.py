@@ -16,8 +16,10 @@ from flows.rollback_channel import rollback_channel
 from tasks import doors, promotions
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ModelRef
+from tasks.identity import record_outputs
 from tasks.promotions import outcome_of
-from tests.endpoints.conftest import gateway, make_artifact, short_folder, spawn, start_gateway, until
+from tasks.stage import staged
+from tests.endpoints.conftest import behave, gateway, make_artifact, short_folder, spawn, start_gateway, until
 from tests.endpoints.serving_host import ONE_SLOT, host
 
 __all__ = ["gateway", "host", "make_artifact", "short_folder", "spawn", "start_gateway"]  # fixtures
@@ -67,7 +69,15 @@ def request(artifact: Any, release: ModelRef, generation: int, **more: Any) -> P
     )
 
 
-def publish(artifact: Any, release: ModelRef, generation: int) -> Any:
+def publish(artifact: Any, release: ModelRef, generation: int, then: Any = lambda ready: None) -> Any:
+    """As a job does: staged, judged, and published while it is up; ``then`` happens in between."""
+    with staged("llama-tiny", artifact.digest, "eu", release) as ready:
+        record_outputs(ready, ["eu"])
+        then(ready)
+        return publish_alone(artifact, release, generation)
+
+
+def publish_alone(artifact: Any, release: ModelRef, generation: int) -> Any:
     return outcome_of(publish_model(request(artifact, release, generation)))
 
 
@@ -86,10 +96,10 @@ def test_a_release_is_published_step_by_step_and_taken_back_in_seconds(host, mak
     host.start()
     first = publish(blue, V1, 0)
     assert (first.generation, first.refused) == (1, "")
-    assert steps(ledger, blue) == [(name, "done") for name in ("stage", "warm", "switch", "confirm")]
+    assert steps(ledger, blue) == [(name, "done") for name in ("stage", "verify", "warm", "switch", "confirm")]
     second = publish(green, V2, 1)
     assert (second.generation, second.refused) == (2, "")
-    names = ("stage", "warm", "canary 50", "switch", "confirm", "drain")
+    names = ("stage", "verify", "warm", "canary 50", "switch", "confirm", "drain")
     assert steps(ledger, green) == [(name, "done") for name in names]
     assert host.answer() == (green.digest, "2")
     told = page(client)
@@ -111,17 +121,16 @@ def test_a_release_is_published_step_by_step_and_taken_back_in_seconds(host, mak
 def test_a_refused_release_is_a_normal_end_with_the_reason_and_the_channel_never_moves(
     host, make_artifact, ledger, client
 ):
-    blue, green = make_artifact("blue"), make_artifact("green", behaves={"status": 400})
+    blue, green = make_artifact("blue"), make_artifact("green")
     host.start()
     publish(blue, V1, 0)
-    told = publish(green, V2, 1)
+    told = publish(green, V2, 1, then=lambda _: behave(host.route(green), salt=5))
     assert told.generation == 1
-    assert "refused at 'warm'" in told.refused
-    assert "answered 400 to warming request 1" in told.refused
+    assert "refused at 'verify'" in told.refused
     assert promotions.published(told, "stronger")[:3] == ("Refused", "held", 1)
-    assert steps(ledger, green) == [("stage", "done"), ("warm", "refused"), ("take back", "done")]
+    assert steps(ledger, green) == [("stage", "done"), ("verify", "refused"), ("take back", "done")]
     assert host.answer() == (blue.digest, "1")
-    assert "refused at warm: the channel never moved" in page(client)
+    assert "refused at verify: the channel never moved" in page(client)
 
 
 def test_a_run_that_ends_before_the_switch_takes_its_canary_back_and_the_next_one_goes_on(
@@ -185,7 +194,7 @@ def test_where_two_do_not_fit_the_policy_says_what_to_do(host, make_artifact, le
     host.device = ONE_SLOT
     host.start()
     publish(blue, V1, 0)
-    told = publish(green, V2, 1)
+    told = publish_alone(green, V2, 1)
     if policy.get("no_room") == "refuse":
         assert "already holds its 1 instances" in told.refused
         assert host.answer() == (blue.digest, "1")

@@ -12,6 +12,8 @@ start, as ``behaves``:
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
     says    the name that it calls itself in each answer, whatever it was asked for
+    salt    its weights are other ones: it stands for what decides log-probabilities and greedy tokens
+    bare    it gives no log-probabilities
 
 A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
 is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
@@ -28,6 +30,7 @@ import sys
 import time
 from pathlib import Path
 
+import scored
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -54,6 +57,7 @@ CALM = {
     "go": False,
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
+CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
 behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
@@ -91,6 +95,10 @@ async def complete(request: Request) -> Response:
     asked = await request.json()
     if (fault := await misbehave(request, asked)) is not None:
         return fault
+    if "prompt_logprobs" in asked and not behaviour["abort"]:
+        asked |= {"prompt_logprobs": None} if behaviour["bare"] else {}
+        make = scored.chat if "messages" in asked else scored.completion
+        return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
     text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
