@@ -7,25 +7,32 @@ away.
 import logging
 import time
 from concurrent.futures import Executor, Future
+from typing import Protocol
 
 from tasks.domain.errors import EndpointUnavailable
-from tasks.endpoints.launcher_client import LauncherClient
 from tasks.endpoints.probe import GatewayState
 from tasks.endpoints.routes import Routes
 
 logger = logging.getLogger(__name__)
 
 
+class Stops(Protocol):
+    """Who can end an instance: the launcher, or the cluster."""
+
+    def stop(self, name: str) -> object:
+        """End it; EndpointUnavailable when that could not be asked for."""
+
+
 class Drain:
     """The instances on their way out."""
 
-    def __init__(self, launcher: LauncherClient, executor: Executor, *, drain_seconds: float) -> None:
+    def __init__(self, launcher: Stops, executor: Executor, *, drain_seconds: float) -> None:
         self._launcher = launcher
         self._executor = executor
         self._drain_seconds = drain_seconds
         self._leaving: dict[str, tuple[int, float]] = {}
         """The serial of the first routes without it, and since when."""
-        self._stopping: dict[str, Future[None]] = {}
+        self._stopping: dict[str, Future[object]] = {}
 
     def has(self, name: str) -> bool:
         """Whether its process is being stopped at this moment."""
