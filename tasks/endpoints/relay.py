@@ -107,6 +107,9 @@ class Relay:
         except asyncio.CancelledError:  # the client hung up, or this process has waited for it long enough
             if self.is_ending and told.is_stream:
                 await told.broken("this gateway is being stopped")
+            elif self.is_ending and not told.started:  # what the server answers to a request that it cuts off
+                told.code = 500
+                figures.lost.labels(told.channel, told.artifact, "unanswered").inc()
             raise
         finally:
             figures.requests.labels(told.channel, told.artifact, str(told.code)).inc()
@@ -186,8 +189,10 @@ class Relay:
                 return
             first = await first_words(response, instance.pinned)
             await told.head(response.status, _head(response.kind, target, instance, tries.count), is_stream=True)
+            open_streams = figures.streams.labels(told.channel, told.artifact)
             try:
-                broken = await pass_on(first, response, send)
+                with open_streams.track_inprogress():
+                    broken = await pass_on(first, response, send)
             except Lost as lost:
                 broken = f"{BROKEN} ({lost})"
             if broken:
