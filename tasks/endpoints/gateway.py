@@ -18,9 +18,12 @@ from tasks.endpoints.keys import OWN, Key, Keys
 from tasks.endpoints.limits import EVERYBODY, Turnstile
 from tasks.endpoints.relay import Asked, Relay
 from tasks.endpoints.siblings import Siblings
+from tasks.endpoints.status_file import read_status, status_beside
+from tasks.endpoints.status_page import PAGE, PRIVATE, STATUS, TO_PAGE, as_shown, send_page, send_to_page
 
 INFERENCE = ("/v1/chat/completions", "/v1/completions")
-METHODS = {"/v1/models": "GET", "/health": "GET", "/empelt/routes": "GET", **dict.fromkeys(INFERENCE, "POST")}
+READ = ("/v1/models", "/health", "/empelt/routes", STATUS, PAGE, *TO_PAGE)
+METHODS = {**dict.fromkeys(READ, "GET"), **dict.fromkeys(INFERENCE, "POST")}
 PASSED_HEADERS = (b"accept", b"x-request-id")
 SESSION_HEADERS = (b"x-session-id", b"x-request-id")
 CLOSE: Header = (b"connection", b"close")
@@ -66,6 +69,12 @@ class Gateway:
         if path == "/health":
             await send_json(send, 200, {"ok": True, "serial": self.board.routes.serial})
             return
+        if path in TO_PAGE:
+            await send_to_page(send, path)
+            return
+        if path == PAGE:
+            await send_page(send, keys_asked_for=self.keys.asked_for)
+            return
         key = self._key(scope)
         if key is None or (path == "/empelt/routes" and key.name not in (OWN, EVERYBODY.name)):
             message = f"{path} needs an API key that this gateway knows, as `Authorization: Bearer ...`."
@@ -74,6 +83,12 @@ class Gateway:
             await send_json(send, 200, {"object": "list", "data": [self._model(name) for name in self.board.names()]})
         elif path == "/empelt/routes":
             await send_json(send, 200, await self.siblings.report())
+        elif path == STATUS:
+            under_way = (await self.siblings.report())["in_flight"]
+            status = read_status(status_beside(self.board.path))
+            whole = key.name in (OWN, EVERYBODY.name)
+            shown = as_shown(self.board.routes, under_way, status, whole=whole)
+            await send_json(send, 200, shown, extra=PRIVATE)
         elif refusal := self._turnstile.enter(key):
             await _refuse(send, 429, refusal, extra=[(b"retry-after", b"1"), CLOSE])
         else:
