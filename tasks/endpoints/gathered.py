@@ -9,15 +9,17 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 from prometheus_client import CollectorRegistry
+from prometheus_client import Counter as Counting
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tasks.endpoints import figures
 
 FIGURES = "figures"
-"""The supervisor's word that asks a worker for them."""
+"""The supervisor's word that asks a worker for them; the number of the question comes after it."""
 TELL_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """So long a scrape waits for the workers; of one that does not answer, the last that it told counts."""
@@ -26,11 +28,12 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 """Name of a sample, and its labels."""
 
 
-def as_line() -> str:
-    """This process's figures on one line."""
+def as_line(asked: int) -> str:
+    """This process's figures on one line, and the last question that they answer; 0 when there was none."""
     families = figures.REGISTRY.collect()
     samples = [sample for family in families for sample in family.samples if not sample.name.endswith("_created")]
-    return json.dumps([[sample.name, sorted(sample.labels.items()), sample.value] for sample in samples])
+    told = [[sample.name, sorted(sample.labels.items()), sample.value] for sample in samples]
+    return json.dumps({"asked": asked, "figures": told})
 
 
 class Gathered(Collector):
@@ -40,7 +43,7 @@ class Gathered(Collector):
         """Nobody has told anything yet."""
         self._here: dict[int, Counter[Series]] = {}
         self._left: Counter[Series] = Counter()
-        self._told: Counter[int] = Counter()
+        self._answered: Counter[int] = Counter()
         self._news = threading.Condition()
         self._gauges = {family.name for family in figures.REGISTRY.collect() if family.type == "gauge"}
 
@@ -57,12 +60,14 @@ class Gathered(Collector):
             line: as ``as_line`` writes it.
         """
         try:
-            told = Counter({(name, tuple(map(tuple, labels))): value for name, labels, value in json.loads(line)})
-        except (ValueError, TypeError):
+            said = json.loads(line)
+            told = Counter({(name, tuple(map(tuple, labels))): value for name, labels, value in said["figures"]})
+            asked = int(said["asked"])
+        except (ValueError, TypeError, KeyError):
             return
         with self._news:
             self._here[worker] = told
-            self._told[worker] += 1
+            self._answered[worker] = asked
             self._news.notify_all()
 
     def bury(self, worker: int) -> None:
@@ -72,21 +77,16 @@ class Gathered(Collector):
             for series, value in told.items():
                 if series[0] not in self._gauges:
                     self._left[series] += value
-            self._told.pop(worker, None)
+            self._answered.pop(worker, None)
             self._news.notify_all()
 
-    def wait(self, workers: Iterable[int], before: Counter[int], seconds: float = ANSWER_SECONDS) -> None:
-        """Until each of them has told once more than ``before``, or has ended; at most so long."""
+    def wait(self, workers: Iterable[int], question: int, seconds: float = ANSWER_SECONDS) -> None:
+        """Until each of them has answered this question, or has ended; at most so long."""
         asked = set(workers)
         with self._news:
             self._news.wait_for(
-                lambda: all(self._told[one] > before[one] or one not in self._here for one in asked), seconds
+                lambda: all(self._answered[one] >= question or one not in self._here for one in asked), seconds
             )
-
-    def told(self) -> Counter[int]:
-        """How often each worker that is here has told."""
-        with self._news:
-            return Counter(self._told)
 
     def describe(self) -> list[Metric]:
         """Nothing, so that registering asks nobody."""
@@ -116,9 +116,10 @@ def _names(family: Metric) -> set[str]:
 class Asking(Collector):
     """Asks the workers first, then tells what they said."""
 
-    def __init__(self, gathered: Gathered, ask: Callable[[], Iterable[int]]) -> None:
-        """``ask()`` sends FIGURES to each worker that is here, and returns their process ids."""
+    def __init__(self, gathered: Gathered, ask: Callable[[int], Iterable[int]]) -> None:
+        """``ask(n)`` sends FIGURES and the number to each worker that is here, and returns their process ids."""
         self._gathered = gathered
+        self._questions = count(1)
         self._ask = ask
 
     def describe(self) -> list[Metric]:
@@ -127,9 +128,18 @@ class Asking(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What they say now."""
-        before = self._gathered.told()
-        self._gathered.wait(self._ask(), before)
+        question = next(self._questions)
+        self._gathered.wait(self._ask(question), question)
         yield from self._gathered.collect()
+
+
+def worker_ends() -> Counting:
+    """How workers have ended, counted by the supervisor; in no registry yet."""
+    told = "Workers that have ended: 'replaced' by another one, or 'died' by themselves"
+    ends = Counting("empelt_gateway_worker_ends", told, ["how"], registry=None)
+    for how in ("replaced", "died"):
+        ends.labels(how)
+    return ends
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:

@@ -147,16 +147,18 @@ class Relay:
             if target.instance is None:
                 if not target.coming and tries.last is None:
                     return target
-                await self._hold(target.channel, tries.seconds_left)
+                await self._hold(target.channel, tries, tries.seconds_left)
                 continue
             pause = tries.pause(target.instance.uds)
             if pause == 0.0 or paused or pause is None:
                 return target if pause is not None else target._replace(instance=None)
-            await self._hold(target.channel, min(pause, tries.seconds_left))
+            await self._hold(target.channel, tries, min(pause, tries.seconds_left))
             paused = True
 
-    async def _hold(self, channel: str, seconds: float) -> None:
-        figures.held.labels(channel).inc()
+    async def _hold(self, channel: str, tries: Tries, seconds: float) -> None:
+        if not tries.has_waited:  # a request counts once, however often routes change meanwhile
+            figures.held.labels(channel).inc()
+        tries.has_waited = True
         figures.holding.inc()
         try:
             await self.board.changed(seconds)

@@ -25,8 +25,9 @@ class ScoreLine(Noun):
 
     benchmark: str
     metric: str
-    value: float
-    stderr: float
+    value: float | None
+    """None, here and below: not a number."""
+    stderr: float | None
     n: int
     higher_is_better: bool
 

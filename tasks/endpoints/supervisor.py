@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from prometheus_client import Counter, start_http_server
+from prometheus_client import start_http_server
 
 from tasks.domain.errors import AddressInUse, PipelineError
 from tasks.endpoints.gateway_config import LEAVE, READY, GatewayConfig
-from tasks.endpoints.gathered import FIGURES, Asking, Gathered, registry_of
+from tasks.endpoints.gathered import FIGURES, Asking, Gathered, registry_of, worker_ends
 from tasks.endpoints.keys import Keys
 from tasks.endpoints.serving_figures import OfServing
 
@@ -108,14 +108,7 @@ class Supervisor:
         self.bound = listen(self._config.host, self._config.port)
         self.port = self.bound.getsockname()[1]
         self._gathered = Gathered()
-        self._ends = Counter(
-            "empelt_gateway_worker_ends",
-            "Workers that have ended: replaced, or died",
-            ["how"],
-            registry=None,
-        )
-        for how in ("replaced", "died"):
-            self._ends.labels(how)
+        self._ends = worker_ends()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._current: WorkerProcess | None = None
         self._leaving: list[WorkerProcess] = []
@@ -220,11 +213,11 @@ class Supervisor:
                 f"metrics: {error.strerror}. Choose another EMPELT_GATEWAY_METRICS_PORT."
             ) from error
 
-    def _ask_figures(self) -> list[int]:
+    def _ask_figures(self, question: int) -> list[int]:
         """From the thread of a scrape: the workers may change meanwhile."""
         workers = [*list(self._leaving), *([current] if (current := self._current) else [])]
         for worker in workers:
-            worker.say(FIGURES)
+            worker.say(f"{FIGURES} {question}")
         return [worker.process.pid for worker in workers]
 
 

@@ -39,6 +39,7 @@ class Worker(uvicorn.Server):
         self.drain_seconds = config.drain_seconds
         self._shows_figures = bool(config.metrics_port)
         self._telling = threading.Lock()
+        self._asked = 0
         self._left_at: float | None = None
         settings = uvicorn.Config(
             gateway,
@@ -83,7 +84,7 @@ class Worker(uvicorn.Server):
         if not self._shows_figures:
             return
         with self._telling, suppress(OSError):  # a supervisor that is gone reads nothing
-            print(as_line(), flush=True)  # noqa: T201
+            print(as_line(self._asked), flush=True)  # noqa: T201
 
     def _tell_often(self) -> None:
         while True:
@@ -95,7 +96,8 @@ class Worker(uvicorn.Server):
         for line in sys.stdin:
             if line.strip() == LEAVE:
                 loop.call_soon_threadsafe(self._leave)
-            elif line.strip() == FIGURES:
+            elif line.startswith(FIGURES):
+                self._asked = int(line.split()[1])
                 self._tell()
         loop.call_soon_threadsafe(self._end)
 
