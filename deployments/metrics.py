@@ -115,7 +115,7 @@ class FromFacts(Collector):
             labels=["channel"],
         )
         for name, switches in found.switches.items():
-            switched.add_metric([name], count_value=switches.count, sum_value=switches.seconds)
+            switched.add_metric([name], count_value=switches.times, sum_value=switches.seconds)
         yield switched
         if (heard := ledger.agent_last_seen()) is not None:
             yield gauge("agent_seen_timestamp_seconds", "When the agent was last heard of", heard.timestamp())

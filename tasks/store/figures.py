@@ -16,10 +16,10 @@ class Took(NamedTuple):
     seconds: float
 
 
-class Switches(NamedTuple):
+class Switched(NamedTuple):
     """Switches of one channel that the gateway has acknowledged, and the seconds that it took, summed up."""
 
-    count: int
+    times: int
     seconds: float
 
 
@@ -44,7 +44,7 @@ class LedgerFigures(NamedTuple):
     ended: Mapping[str, Took]
     attempts: Mapping[str, int]
     generations: Mapping[str, tuple[int, int]]
-    switches: Mapping[str, Switches]
+    switches: Mapping[str, Switched]
 
 
 def figures(ledger: Database) -> LedgerFigures:
@@ -74,11 +74,11 @@ def figures(ledger: Database) -> LedgerFigures:
             acknowledgements.c.generation == promotions.c.generation
         )
         moved = select(promotions.c.channel, promotions.c.at, acknowledgements.c.at.label("seen_at"))
-        switches: dict[str, Switches] = {}
+        switches: dict[str, Switched] = {}
         for row in asked(moved.join(acknowledgements, seen)):
-            known = switches.get(row.channel, Switches(0, 0.0))
+            known = switches.get(row.channel, Switched(0, 0.0))
             seconds = max(0.0, (row.seen_at - row.at).total_seconds())
-            switches[row.channel] = Switches(known.count + 1, known.seconds + seconds)
+            switches[row.channel] = Switched(known.times + 1, known.seconds + seconds)
         size = (
             "SELECT pg_database_size(current_database())"
             if connection.dialect.name == "postgresql"
