@@ -111,6 +111,14 @@ class FromFacts(Collector):
         )
         yield labelled(visible, ((name, float(seen >= wanted)) for name, (wanted, seen) in found.generations.items()))
         yield from _audits([one for name in found.generations for one in ledger.audits(name, limit=1)])
+        switched = SummaryMetricFamily(
+            "empelt_switch_seconds",
+            "Switches, from the ledger's record to the gateway's acknowledgement",
+            labels=["channel"],
+        )
+        for name, switches in found.switches.items():
+            switched.add_metric([name], count_value=switches.times, sum_value=switches.seconds)
+        yield switched
         if (heard := ledger.agent_last_seen()) is not None:
             yield gauge("agent_seen_timestamp_seconds", "When the agent was last heard of", heard.timestamp())
         yield gauge("ledger_scrape_seconds", "What reading all this took", time.monotonic() - began)

@@ -24,8 +24,9 @@ from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
 from tasks.endpoints.report import Report
 from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
+from tasks.endpoints.told import Told
 from tasks.endpoints.visibility import Visibility
-from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, choose_routes, wishes_of
+from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, channel_of, choose_routes, wishes_of
 
 ROUND_SECONDS = 0.3
 MAX_SOCKET_PATH = 107
@@ -94,7 +95,13 @@ class Agent:
         self._facts: LauncherFacts | None = None
         self._desired: Desired | None = None
         self._executor = ThreadPoolExecutor(max_workers=4)
-        self._drain = Drain(self.client, self._executor, drain_seconds=drain_seconds)
+        self._told = Told(state, name, routes, self._executor)
+        self._drain = Drain(
+            self.client,
+            self._executor,
+            drain_seconds=drain_seconds,
+            on_drained=lambda name, ended, seconds: self._told.drained(channel_of(name), ended, seconds),
+        )
         self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
         self._last_trouble = ""
@@ -140,6 +147,7 @@ class Agent:
             self._report.instances([one.status(image) for _, one in sorted(self.instances.items())])
         except TransientError as error:
             self._trouble(str(error))
+        self._told.advance(self._desired, [one for _, one in sorted(self.instances.items())])
 
     def _listed(self) -> Mapping[str, Listed] | None:
         """What the launcher runs; None while it does not answer, and then it is started again if it has ended."""
@@ -205,6 +213,8 @@ class Agent:
             elif instance.may_start and device.name in busy:
                 instance.wait_for(f"waits for its turn on {device.name}")
             elif instance.may_start:
+                if instance.failures:
+                    self._told.restarted(wish.channel)
                 instance.start(self.client, device, self.run_folder, self._env)
                 busy.add(device.name)
 

@@ -6,12 +6,14 @@ away.
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Protocol
 
 from tasks.domain.errors import EndpointUnavailable
 from tasks.endpoints.probe import GatewayState
 from tasks.endpoints.routes import Routes
+from tasks.endpoints.status_file import CUT, EMPTY
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,17 @@ class Stops(Protocol):
 class Drain:
     """The instances on their way out."""
 
-    def __init__(self, launcher: Stops, executor: Executor, *, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        launcher: Stops,
+        executor: Executor,
+        *,
+        drain_seconds: float,
+        on_drained: Callable[[str, str, float], None] = lambda *_: None,
+    ) -> None:
+        """``on_drained`` is told the name of each that was counted down, how that ended, and its seconds."""
         self._launcher = launcher
+        self._on_drained = on_drained
         self._executor = executor
         self._drain_seconds = drain_seconds
         self._leaving: dict[str, tuple[int, float]] = {}
@@ -55,12 +66,15 @@ class Drain:
         if name in routes.instances:
             return False
         serial, since = self._leaving.setdefault(name, (routes.serial, time.monotonic()))
+        ended = EMPTY
         if gateway is not None:
             under_way = gateway.in_flight.get(name, 0)
             if gateway.serial < serial or under_way > 0:
                 if time.monotonic() - since < self._drain_seconds:
                     return False
                 logger.error("%s: stopped after %.0f s with %d under way", name, self._drain_seconds, under_way)
+                ended = CUT
+        self._on_drained(name, ended, time.monotonic() - since)
         self.stop(name)
         return True
 

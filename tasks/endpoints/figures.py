@@ -1,7 +1,6 @@
 """What Prometheus is told of the gateway. Labels hold names that the routes know, never what a client wrote.
 
-With PROMETHEUS_MULTIPROC_DIR set (``supervisor.py`` does it) the figures lie in files that outlive a process, so a
-graceful restart takes none of them back.
+They are counted in the worker's memory; ``gathered.py`` says how they outlive it.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -31,9 +30,16 @@ retried = Counter(
 held = Counter(
     "empelt_gateway_held", "Requests that waited for an instance or for other routes", ["channel"], registry=REGISTRY
 )
-holding = Gauge("empelt_gateway_holding", "Requests that wait now", registry=REGISTRY, multiprocess_mode="livesum")
-in_flight = Gauge(
-    "empelt_gateway_in_flight", "Requests that are under way now", registry=REGISTRY, multiprocess_mode="livesum"
+holding = Gauge("empelt_gateway_holding", "Requests that wait now", registry=REGISTRY)
+in_flight = Gauge("empelt_gateway_in_flight", "Requests that are under way now", registry=REGISTRY)
+streams = Gauge(
+    "empelt_gateway_streams", "Streams that are open now: begun, not ended", ["channel", "artifact"], registry=REGISTRY
+)
+refused = Counter(
+    "empelt_gateway_refused",
+    "Requests that were turned away at the door, before any model was looked for: no key, too large, too many",
+    ["code"],
+    registry=REGISTRY,
 )
 switch_seconds = Histogram(
     "empelt_gateway_switch_seconds",

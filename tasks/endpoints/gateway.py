@@ -18,9 +18,12 @@ from tasks.endpoints.keys import OWN, Key, Keys
 from tasks.endpoints.limits import EVERYBODY, Turnstile
 from tasks.endpoints.relay import Asked, Relay
 from tasks.endpoints.siblings import Siblings
+from tasks.endpoints.status_file import read_status, status_beside
+from tasks.endpoints.status_page import PAGE, PRIVATE, STATUS, TO_PAGE, as_shown, send_page, send_to_page
 
 INFERENCE = ("/v1/chat/completions", "/v1/completions")
-METHODS = {"/v1/models": "GET", "/health": "GET", "/empelt/routes": "GET", **dict.fromkeys(INFERENCE, "POST")}
+READ = ("/v1/models", "/health", "/empelt/routes", STATUS, PAGE, *TO_PAGE)
+METHODS = {**dict.fromkeys(READ, "GET"), **dict.fromkeys(INFERENCE, "POST")}
 PASSED_HEADERS = (b"accept", b"x-request-id")
 SESSION_HEADERS = (b"x-session-id", b"x-request-id")
 CLOSE: Header = (b"connection", b"close")
@@ -57,25 +60,37 @@ class Gateway:
         path, method = scope["path"], scope["method"]
         expected = METHODS.get(path)
         if expected is None:
-            await send_error(send, 404, f"{path} is not served here. Paths: {', '.join(METHODS)}.", code="unknown_path")
+            await _refuse(send, 404, f"{path} is not served here. Paths: {', '.join(METHODS)}.", code="unknown_path")
             return
         if method != expected:
             message = f"{path} answers {expected}, not {method}."
-            await send_error(send, 405, message, extra=[(b"allow", expected.encode())])
+            await _refuse(send, 405, message, extra=[(b"allow", expected.encode())])
             return
         if path == "/health":
             await send_json(send, 200, {"ok": True, "serial": self.board.routes.serial})
             return
+        if path in TO_PAGE:
+            await send_to_page(send, path)
+            return
+        if path == PAGE:
+            await send_page(send, keys_asked_for=self.keys.asked_for)
+            return
         key = self._key(scope)
         if key is None or (path == "/empelt/routes" and key.name not in (OWN, EVERYBODY.name)):
             message = f"{path} needs an API key that this gateway knows, as `Authorization: Bearer ...`."
-            await send_error(send, 401, message, extra=[(b"www-authenticate", b"Bearer"), CLOSE])
+            await _refuse(send, 401, message, extra=[(b"www-authenticate", b"Bearer"), CLOSE])
         elif path == "/v1/models":
             await send_json(send, 200, {"object": "list", "data": [self._model(name) for name in self.board.names()]})
         elif path == "/empelt/routes":
             await send_json(send, 200, await self.siblings.report())
+        elif path == STATUS:
+            under_way = (await self.siblings.report())["in_flight"]
+            status = read_status(status_beside(self.board.path))
+            whole = key.name in (OWN, EVERYBODY.name)
+            shown = as_shown(self.board.routes, under_way, status, whole=whole)
+            await send_json(send, 200, shown, extra=PRIVATE)
         elif refusal := self._turnstile.enter(key):
-            await send_error(send, 429, refusal, extra=[(b"retry-after", b"1"), CLOSE])
+            await _refuse(send, 429, refusal, extra=[(b"retry-after", b"1"), CLOSE])
         else:
             figures.in_flight.inc()
             try:
@@ -95,21 +110,21 @@ class Gateway:
                 body = await self._body(scope, receive)
         except TimeoutError:
             message = f"The body did not arrive within {self.limits.upload_seconds:.0f} s, the limit of this gateway."
-            await send_error(send, 408, message, extra=[CLOSE])
+            await _refuse(send, 408, message, extra=[CLOSE])
             return
         if body is None:
             message = f"The request is larger than {self.limits.body_bytes} bytes, the limit of this gateway."
-            await send_error(send, 413, message, extra=[CLOSE])
+            await _refuse(send, 413, message, extra=[CLOSE])
             return
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError):
-            await send_error(send, 400, "The body is not JSON.")
+            await _refuse(send, 400, "The body is not JSON.")
             return
         model = fields.get("model") if isinstance(fields, dict) else None
         if not isinstance(model, str):
             served = ", ".join(self.board.names()) or "nothing yet"
-            await send_error(send, 400, f"The body names no `model`. Served: {served}.")
+            await _refuse(send, 400, f"The body names no `model`. Served: {served}.")
             return
         passed = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in PASSED_HEADERS}
         headers = {"content-type": "application/json", "accept-encoding": "identity", **passed}
@@ -182,6 +197,14 @@ class Gateway:
         while True:
             await self.board.changed(TIDY_SECONDS)
             await self.relay.upstream.forget({one.uds for one in self.board.routes.instances.values()})
+
+
+async def _refuse(
+    send: Send, status: int, message: str, *, extra: list[Header] | None = None, code: str | None = None
+) -> None:
+    """Turn a request away, before any model was looked for."""
+    figures.refused.labels(str(status)).inc()
+    await send_error(send, status, message, extra=extra, code=code)
 
 
 def _header(scope: dict[str, Any], wanted: bytes) -> bytes:

@@ -43,6 +43,7 @@ class Tries:
         self._failed: Counter[str] = Counter()
         self._kinds: Counter[str] = Counter()
         self.last: Lost | None = None
+        self.has_waited = False
 
     @property
     def failed(self) -> Collection[str]:

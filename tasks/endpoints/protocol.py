@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from tasks.domain.models import Artifact, ChannelState, Digest, ModelRef
-from tasks.domain.records import CanaryWish, Desired, InstanceStatus, PromotionStep, Wanted
+from tasks.domain.records import CanaryWish, Desired, InstanceStatus, PromotionFact, PromotionStep, Wanted
 
 
 class Ready(NamedTuple):
@@ -81,6 +81,18 @@ class DesiredState(Protocol):
 
     def agent_heartbeat(self, at: datetime | None = None, agent: str = ...) -> object:
         """This agent is alive."""
+
+    def promotions(self, channel: str) -> Sequence[PromotionFact]:
+        """Every switch of the channel, newest first; this and what follows is for people to see."""
+
+    def served_before(self, channel: str) -> Sequence[PromotionFact]:
+        """What it could be rolled back to, newest first."""
+
+    def visible_since(self, channel: str) -> Mapping[int, datetime]:
+        """Generation -> when the gateway first said that it routes by it."""
+
+    def scores_of(self, artifact_digest: Digest) -> Sequence[Mapping[str, Any]]:
+        """The newest score of each benchmark of an artifact, without items."""
 
 
 class StagingState(Protocol):

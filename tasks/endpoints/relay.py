@@ -137,6 +137,9 @@ class Relay:
         except asyncio.CancelledError:  # the client hung up, or this process has waited for it long enough
             if self.is_ending and told.is_stream:
                 await told.broken("this gateway is being stopped")
+            elif self.is_ending and not told.started:  # what the server answers to a request that it cuts off
+                told.code = 500
+                figures.lost.labels(told.channel, told.artifact, "unanswered").inc()
             raise
         finally:
             figures.requests.labels(told.channel, told.artifact, str(told.code)).inc()
@@ -178,16 +181,18 @@ class Relay:
             if target.instance is None:
                 if not target.coming and tries.last is None:
                     return target
-                await self._hold(target.channel, tries.seconds_left)
+                await self._hold(target.channel, tries, tries.seconds_left)
                 continue
             pause = tries.pause(target.instance.uds)
             if pause == 0.0 or paused or pause is None:
                 return target if pause is not None else target._replace(instance=None)
-            await self._hold(target.channel, min(pause, tries.seconds_left))
+            await self._hold(target.channel, tries, min(pause, tries.seconds_left))
             paused = True
 
-    async def _hold(self, channel: str, seconds: float) -> None:
-        figures.held.labels(channel).inc()
+    async def _hold(self, channel: str, tries: Tries, seconds: float) -> None:
+        if not tries.has_waited:  # a request counts once, however often routes change meanwhile
+            figures.held.labels(channel).inc()
+        tries.has_waited = True
         figures.holding.inc()
         try:
             await self.board.changed(seconds)
@@ -223,8 +228,10 @@ class Relay:
             first = await first_words(response, instance.pinned)
             seconds, listened = time.monotonic() - began, Listened(response, first, keep=self._keeps(target, told))
             await told.head(response.status, _head(response.kind, target, instance, tries.count), is_stream=True)
+            open_streams = figures.streams.labels(told.channel, told.artifact)
             try:
-                broken = await pass_on(first, listened, send)
+                with open_streams.track_inprogress():
+                    broken = await pass_on(first, listened, send)
             except Lost as lost:
                 broken = f"{BROKEN} ({lost})"
             self._hear(target, told, listened.heard)

@@ -8,9 +8,7 @@ is replaced as well.
 """
 
 import logging
-import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,14 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import start_http_server
 
 from tasks.domain.errors import AddressInUse, PipelineError
 from tasks.endpoints.gateway_config import LEAVE, READY, GatewayConfig
+from tasks.endpoints.gathered import FIGURES, Asking, Gathered, registry_of, worker_ends
 from tasks.endpoints.keys import Keys
+from tasks.endpoints.serving_figures import OfServing
 
 WORKER = (sys.executable, "-m", "tasks.endpoints.worker")
 READY_SECONDS = 180.0
@@ -40,15 +38,15 @@ logger = logging.getLogger(__name__)
 class WorkerProcess:
     """One worker, seen from outside."""
 
-    def __init__(self, config: GatewayConfig, bound: socket.socket, command: Sequence[str], figures: Path) -> None:
+    def __init__(self, config: GatewayConfig, bound: socket.socket, command: Sequence[str]) -> None:
         self.started = time.monotonic()
+        self._speaking = threading.Lock()
+        self._hearing: threading.Thread | None = None
         self.process = subprocess.Popen(
             [*command, str(bound.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[bound.fileno()],
-            # Its files are mapped: on a full disk they end the process (SIGBUS), so only where somebody wants them.
-            env={**os.environ, **({"PROMETHEUS_MULTIPROC_DIR": str(figures)} if config.metrics_port else {})},
             text=True,
         )
         self.say(config.model_dump_json())
@@ -67,10 +65,27 @@ class WorkerProcess:
         """A line for it; none is heard by one that has ended."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(f"{line}\n")
-            self.process.stdin.flush()
+            with self._speaking:
+                self.process.stdin.write(f"{line}\n")
+                self.process.stdin.flush()
         except BrokenPipeError:
             logger.warning("worker %d has ended", self.process.pid)
+
+    def hear(self, gathered: Gathered) -> None:
+        """Listen to its figures from now on, until it ends."""
+        gathered.meet(self.process.pid)
+        self._hearing = threading.Thread(target=self._hear, args=(gathered,), daemon=True)
+        self._hearing.start()
+
+    def heard(self, seconds: float = 5.0) -> None:
+        """It has ended: wait until its last word was heard."""
+        if self._hearing is not None:
+            self._hearing.join(seconds)
+
+    def _hear(self, gathered: Gathered) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            gathered.hear(self.process.pid, line)
 
 
 class Supervisor:
@@ -92,7 +107,8 @@ class Supervisor:
         self._config = checked(load())
         self.bound = listen(self._config.host, self._config.port)
         self.port = self.bound.getsockname()[1]
-        self._figures = self._config.routes.parent / f"gateway-figures-{self.port}"
+        self._gathered = Gathered()
+        self._ends = worker_ends()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._current: WorkerProcess | None = None
         self._leaving: list[WorkerProcess] = []
@@ -106,8 +122,6 @@ class Supervisor:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda caught, _: self._events.put(caught))
-        shutil.rmtree(self._figures, ignore_errors=True)
-        self._figures.mkdir(parents=True)
         self._show_figures()
         try:
             self._replace(self._config)
@@ -134,12 +148,13 @@ class Supervisor:
 
     def _replace(self, config: GatewayConfig) -> None:
         """A new worker first; then the old one leaves."""
-        fresh = WorkerProcess(config, self.bound, self._command, self._figures)
+        fresh = WorkerProcess(config, self.bound, self._command)
         if not fresh.wait_ready():
             fresh.process.kill()
             fresh.process.wait()
             logger.error("the new worker %d did not come up; the old one goes on", fresh.process.pid)
             return
+        fresh.hear(self._gathered)
         old, self._current, self._config = self._current, fresh, config
         logger.info("worker %d answers", fresh.process.pid)
         if old is not None:
@@ -150,10 +165,12 @@ class Supervisor:
         """Bury those that have left; replace one that has died."""
         for worker in [one for one in self._leaving if one.process.poll() is not None]:
             self._leaving.remove(worker)
+            self._ends.labels("replaced").inc()
             self._bury(worker)
         if self._current is None or self._current.process.poll() is not None:
             if self._current is not None:
                 logger.error("worker %d ended with %s", self._current.process.pid, self._current.process.returncode)
+                self._ends.labels("died").inc()
                 self._bury(self._current)
                 is_quick = time.monotonic() - self._current.started < QUICK_SECONDS
                 self._quick_ends = self._quick_ends + 1 if is_quick else 0
@@ -165,7 +182,8 @@ class Supervisor:
             self._replace(self._config)
 
     def _bury(self, worker: WorkerProcess) -> None:
-        mark_process_dead(worker.process.pid, str(self._figures))  # type: ignore[no-untyped-call]
+        worker.heard()
+        self._gathered.bury(worker.process.pid)
         logger.info("worker %d has left", worker.process.pid)
 
     def _stop(self) -> None:
@@ -186,8 +204,7 @@ class Supervisor:
     def _show_figures(self) -> None:
         if not self._config.metrics_port:
             return
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self._figures))  # type: ignore[no-untyped-call]
+        registry = registry_of(Asking(self._gathered, self._ask_figures), OfServing(self._config.routes), self._ends)
         try:
             start_http_server(self._config.metrics_port, self._config.metrics_host, registry)
         except OSError as error:
@@ -195,6 +212,13 @@ class Supervisor:
                 f"port {self._config.metrics_port} on {self._config.metrics_host} cannot be used for the gateway's "
                 f"metrics: {error.strerror}. Choose another EMPELT_GATEWAY_METRICS_PORT."
             ) from error
+
+    def _ask_figures(self, question: int) -> list[int]:
+        """From the thread of a scrape: the workers may change meanwhile."""
+        workers = [*list(self._leaving), *([current] if (current := self._current) else [])]
+        for worker in workers:
+            worker.say(f"{FIGURES} {question}")
+        return [worker.process.pid for worker in workers]
 
 
 def checked(config: GatewayConfig) -> GatewayConfig:

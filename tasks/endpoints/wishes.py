@@ -40,6 +40,11 @@ def instance_name(channel: str, digest: Digest) -> str:
     return f"{channel}-{digest[:12]}"
 
 
+def channel_of(name: str) -> str:
+    """The channel of an instance's name."""
+    return name.rpartition("-")[0]
+
+
 def wishes_of(
     desired: Desired,
     routed: Routes,

@@ -3,7 +3,8 @@
     python -m tasks.endpoints.worker FD
 
 FD is the listening socket, handed down by the supervisor. Standard input brings the set-up as one line of JSON, and
-later the line ``leave``; its end means that the supervisor is gone. Standard output says ``ready``.
+later the lines ``leave`` and ``figures``; its end means that the supervisor is gone. Standard output says ``ready``,
+and then the figures, where somebody wants them.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import uvicorn
 
 from tasks.domain.errors import InputError
 from tasks.endpoints.gateway import Gateway
 from tasks.endpoints.gateway_config import LEAVE, READY, GatewayConfig
+from tasks.endpoints.gathered import FIGURES, TELL_SECONDS, as_line
 
 LINGER_SECONDS = 20.0
 """A worker that leaves keeps idle connections so long, and answers what still comes on them: aiohttp's pool forgets a
@@ -34,7 +37,9 @@ class Worker(uvicorn.Server):
     def __init__(self, gateway: Gateway, config: GatewayConfig) -> None:
         self.gateway = gateway
         self.drain_seconds = config.drain_seconds
-        self._ended = False
+        self._shows_figures = bool(config.metrics_port)
+        self._telling = threading.Lock()
+        self._asked = 0
         self._left_at: float | None = None
         settings = uvicorn.Config(
             gateway,
@@ -54,6 +59,8 @@ class Worker(uvicorn.Server):
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         print(READY, flush=True)  # noqa: T201
+        if self._shows_figures:
+            threading.Thread(target=self._tell_often, daemon=True).start()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
@@ -70,12 +77,28 @@ class Worker(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
         await super().shutdown(sockets)
+        self._tell()
+
+    def _tell(self) -> None:
+        """This worker's figures, for the supervisor. From threads of their own, so that no request waits for a pipe."""
+        if not self._shows_figures:
+            return
+        with self._telling, suppress(OSError):  # a supervisor that is gone reads nothing
+            print(as_line(self._asked), flush=True)  # noqa: T201
+
+    def _tell_often(self) -> None:
+        while True:
+            time.sleep(TELL_SECONDS)
+            self._tell()
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Follow the supervisor's words, in a thread of its own."""
         for line in sys.stdin:
             if line.strip() == LEAVE:
                 loop.call_soon_threadsafe(self._leave)
+            elif line.startswith(FIGURES):
+                self._asked = int(line.split()[1])
+                self._tell()
         loop.call_soon_threadsafe(self._end)
 
     def _leave(self) -> None:

@@ -6,13 +6,20 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, inspect, select, text
 
 from tasks.store.database import Database
-from tasks.store.tables import artifacts, attempts, channels, job_ends, metadata
+from tasks.store.tables import acknowledgements, artifacts, attempts, channels, job_ends, metadata, promotions
 
 
 class Took(NamedTuple):
     """Jobs that ended one way, and the seconds from the first attempt to the end of each, summed up."""
 
     jobs: int
+    seconds: float
+
+
+class Switched(NamedTuple):
+    """Switches of one channel that the gateway has acknowledged, and the seconds that it took, summed up."""
+
+    times: int
     seconds: float
 
 
@@ -27,6 +34,7 @@ class LedgerFigures(NamedTuple):
         ended: outcome -> jobs whose last end was that, and what they took.
         attempts: key of a job, or of what else is claimed -> how often it was.
         generations: channel -> generation that is wanted, generation that the gateway answers with.
+        switches: channel -> its switches, each from its record to the gateway's acknowledgement.
     """
 
     schema: str
@@ -36,6 +44,7 @@ class LedgerFigures(NamedTuple):
     ended: Mapping[str, Took]
     attempts: Mapping[str, int]
     generations: Mapping[str, tuple[int, int]]
+    switches: Mapping[str, Switched]
 
 
 def figures(ledger: Database) -> LedgerFigures:
@@ -61,6 +70,15 @@ def figures(ledger: Database) -> LedgerFigures:
             seconds = (row.at - taken[key].first).total_seconds() if key in taken else 0.0
             ended[row.outcome] = Took(before.jobs + 1, before.seconds + max(0.0, seconds))
         wanted = asked(select(channels.c.channel, channels.c.generation, channels.c.acknowledged_generation))
+        seen = (acknowledgements.c.channel == promotions.c.channel) & (
+            acknowledgements.c.generation == promotions.c.generation
+        )
+        moved = select(promotions.c.channel, promotions.c.at, acknowledgements.c.at.label("seen_at"))
+        switches: dict[str, Switched] = {}
+        for row in asked(moved.join(acknowledgements, seen)):
+            known = switches.get(row.channel, Switched(0, 0.0))
+            seconds = max(0.0, (row.seen_at - row.at).total_seconds())
+            switches[row.channel] = Switched(known.times + 1, known.seconds + seconds)
         size = (
             "SELECT pg_database_size(current_database())"
             if connection.dialect.name == "postgresql"
@@ -74,4 +92,5 @@ def figures(ledger: Database) -> LedgerFigures:
             ended=ended,
             attempts={key: row.times for key, row in taken.items()},
             generations={row[0]: (row[1], row[2]) for row in wanted},
+            switches=switches,
         )

@@ -58,6 +58,23 @@ class JudgementFacts(Database):
             ordered = connection.scalars(keys.order_by(evaluations.c.at, evaluations.c.eval_key)).all()
             return [found for key in ordered if (found := _evaluation(connection, key)) is not None]
 
+    def scores_of(self, artifact_digest: Digest) -> list[dict[str, Any]]:
+        """The newest score of each benchmark of an artifact, by name and without items: nothing is unpacked.
+
+        Returns:
+            ``benchmark, metric, value, stderr, n, higher_is_better`` of each.
+        """
+        names = ("benchmark", "metric", "value", "stderr", "n", "higher_is_better")
+        asked = (
+            select(*(scores.c[name] for name in names))
+            .join(evaluations, evaluations.c.eval_key == scores.c.eval_key)
+            .where(evaluations.c.artifact_digest == artifact_digest)
+            .order_by(evaluations.c.at, evaluations.c.eval_key, scores.c.position)
+        )
+        with self._read() as connection:
+            newest = {(row.benchmark, row.metric): dict(row._mapping) for row in connection.execute(asked)}
+        return [newest[name] for name in sorted(newest)]
+
     # --- verdicts ----------------------------------------------------------------------------------------------------
     def record_verdict(
         self,

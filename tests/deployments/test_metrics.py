@@ -21,6 +21,8 @@ from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
 from tasks.doors import forget, open_ledger, open_store
 from tasks.endpoints import figures
+from tasks.endpoints.gathered import worker_ends
+from tasks.endpoints.serving_figures import OfServing
 from tasks.settings import settings
 from tests.local_hub.hub_fixtures import free_port
 
@@ -141,8 +143,11 @@ def test_a_channel_is_visible_when_the_gateway_has_said_so() -> None:
     )
     found, _ = scraped()
     assert (found["empelt_channel_generation", "eu"], found["empelt_channel_visible", "eu"]) == (1, 0)
-    ledger.acknowledge("eu", 1)
-    assert scraped()[0]["empelt_channel_visible", "eu"] == 1
+    assert ("empelt_switch_seconds_count", "eu") not in found
+    ledger.acknowledge("eu", 1, at=ledger.promotions("eu")[0].at + timedelta(seconds=1.5))
+    found, _ = scraped()
+    assert found["empelt_channel_visible", "eu"] == 1
+    assert (found["empelt_switch_seconds_count", "eu"], found["empelt_switch_seconds_sum", "eu"]) == (1, 1.5)
 
 
 def test_watches_are_told_of_each_family_and_are_no_attempts_at_jobs() -> None:
@@ -202,8 +207,13 @@ def rules() -> list[dict[str, Any]]:
 
 def names_of(family: Metric) -> list[str]:
     """As Prometheus calls the samples of a family that has none yet."""
-    ends = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}[family.type]
-    return [f"{family.name}{end}" for end in ends]
+    ends = {
+        "counter": ["_total"],
+        "gauge": [""],
+        "histogram": ["_bucket", "_count", "_sum"],
+        "summary": ["_count", "_sum"],
+    }
+    return [f"{family.name}{end}" for end in ends[family.type]]
 
 
 def test_every_metric_that_an_alert_names_is_one_that_we_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +236,8 @@ def test_every_metric_that_an_alert_names_is_one_that_we_tell(monkeypatch: pytes
     of_prefect = source[source.index("def _watch_runs") : source.index("def registry_of")]
     told |= {f"empelt_{name}" for name in re.findall(r'gauge\("(\w+)"', of_prefect)}
     told |= set(re.findall(r'"(empelt_\w+)"', of_prefect))
-    told |= {name for family in figures.REGISTRY.collect() for name in names_of(family)}
+    of_gateway = (*figures.REGISTRY.collect(), *OfServing(Path("none")).collect(), *worker_ends().collect())
+    told |= {name for family in of_gateway for name in names_of(family)}
     named = {name for rule in rules() for name in re.findall(r"empelt_\w+", rule["expr"])}
     assert len(named) >= 10
     assert named <= told

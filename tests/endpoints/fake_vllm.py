@@ -15,6 +15,9 @@ start, as ``behaves``:
     says    the name that it calls itself in each answer, whatever it was asked for
     salt    its weights are other ones: it stands for what decides log-probabilities and greedy tokens
     bare    it gives no log-probabilities
+    words   what it says in each piece of a stream, instead of its name and the piece's number
+    pause   seconds that it waits after each piece, whatever was asked for
+    ends_early  a stream ends without its end mark at this piece
 
 A request's own fields are for one stream: ``wait`` s before each piece, ``first_wait`` s before all; at piece number N it
 is killed (``die_at``), breaks off (``cut_at``), aborts (``abort_at``), fails with an error event and a clean end
@@ -55,6 +58,9 @@ CALM = {
     "hang": False,
     "served": [],
     "says": "",
+    "words": "",
+    "pause": 0,
+    "ends_early": 0,
     "times": -1,
     "go": False,
 }
@@ -131,19 +137,17 @@ async def events(request: Request, asked: dict, finish: str):
             return
         if asked.get("hang_at") == number:
             await asyncio.sleep(3600)
-        if asked.get("end_at") == number:
+        if asked.get("end_at") == number or 0 < behaviour["ends_early"] == number:
             return
         if asked.get("error_at") == number:
             yield f"data: {compact({'error': {'message': 'EngineDeadError', 'type': 'server', 'code': 500}})}\n\n"
             yield "data: [DONE]\n\n"
             return
-        choice = {
-            "index": 0,
-            "text": behaviour["text"] or f"{NAME} {number} {time.monotonic()} ",
-            "finish_reason": None,
-        }
+        said = behaviour["text"] or behaviour["words"] or f"{NAME} {number} {time.monotonic()} "
+        kind = {"delta": {"content": said}} if request.url.path.endswith("chat/completions") else {"text": said}
+        choice = {"index": 0, **kind, "finish_reason": None}
         yield f"data: {compact({'model': model, 'choices': [choice]})}\n\n"
-        await asyncio.sleep(asked.get("wait", 0.0))
+        await asyncio.sleep(behaviour["pause"] or asked.get("wait", 0.0))
     yield f"data: {compact({'choices': [{'index': 0, 'text': '', 'finish_reason': finish}]})}\n\n"
     yield "data: [DONE]\n\n"
 

@@ -108,7 +108,8 @@ class Host:
 
 @pytest.fixture
 def host(store, ledger, gateway):
-    gateway.routes.unlink(missing_ok=True)
+    for left in (gateway.routes, status_beside(gateway.routes)):
+        left.unlink(missing_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="em-"))
     running = Host(folder, store, ledger, gateway)
     yield running

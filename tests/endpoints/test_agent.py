@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, ServingMissing
+from tasks.domain.models import Evaluation, Item, Score
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.protocol import Artifacts, DesiredState, StagingState
 from tasks.endpoints.routes import read_routes
+from tasks.endpoints.status_file import read_status, status_beside
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
 from tests.endpoints.serving_host import ONE_SLOT, RELEASE
@@ -197,6 +199,70 @@ def test_a_run_folder_that_is_too_deep_for_sockets_is_refused(host):
     host.folder = host.folder / ("x" * 90)
     with pytest.raises(InputError, match="Linux allows 107"):
         host.agent()
+
+
+# --- what people are told ---------------------------------------------------------------------------------------------
+def told(host):
+    return read_status(status_beside(host.gateway.routes))
+
+
+def measured(artifact, value, key):
+    items = tuple(Item(item_id=str(number), value=value) for number in range(4))
+    score = Score(benchmark="eu_mc", metric="acc", value=value, stderr=0.1, n=4, items=items)
+    return Evaluation(eval_key=key * 64, artifact_digest=artifact.digest, scores=(score,))
+
+
+def test_people_are_told_channels_scores_instances_drains_and_restarts(host, make_artifact, until):
+    blue, green = make_artifact("blue"), make_artifact("green")
+    host.ledger.record_evaluation(measured(blue, 0.5, "1"))
+    host.ledger.record_evaluation(measured(green, 0.25, "2"))
+    host.ledger.record_evaluation(measured(green, 0.75, "3"))  # by another version of the suite
+    host.start()
+    host.publish(blue)
+    host.publish(green)
+    until(lambda: (s := told(host)) and s.channels and s.channels[0].visible_generation == 2, what="the file")
+    (channel,) = told(host).channels
+    assert (channel.digest, channel.previous, channel.generation) == (green.digest, blue.digest, 2)
+    assert [(one.generation, one.digest) for one in channel.switches] == [(2, green.digest), (1, blue.digest)]
+    assert all(one.visible_at >= one.at for one in channel.switches)
+    scores = told(host).scores
+    assert [(s.benchmark, s.value, s.n) for s in scores[green.digest]] == [("eu_mc", 0.75, 4)]
+    assert [s.value for s in scores[blue.digest]] == [0.5]
+    until(
+        lambda: (
+            {(i.digest, i.keep, i.state) for i in told(host).instances}
+            == {(green.digest, "live", "ready"), (blue.digest, "previous", "ready")}
+        ),
+        what="both instances",
+    )
+
+    third = make_artifact("third")
+    wanted = host.stage(third)
+    host.ready(wanted)
+    host.endpoint.unstage(wanted)
+    until(lambda: (d := told(host).counts.drains.get("eu")) and d["empty"].count == 1, what="a drain")
+    assert told(host).counts.restarts == {}
+    os.kill(host.status(green).pid, signal.SIGKILL)
+    until(lambda: told(host).counts.restarts == {"eu": 1}, what="a restart")
+
+    host.stop()
+    host.start()  # what was counted stays
+    seen = told(host).at
+    until(lambda: told(host).at > seen, what="the next agent")
+    assert (told(host).counts.restarts, told(host).counts.drains["eu"]["empty"].count) == ({"eu": 1}, 1)
+
+
+def test_a_status_that_cannot_be_written_stops_nothing_that_is_served(host, make_artifact, caplog):
+    status_beside(host.gateway.routes).mkdir()  # a rename onto it fails, as on a full disk
+    try:
+        blue = make_artifact("blue")
+        host.start()
+        host.publish(blue)
+        assert host.answer() == (blue.digest, "1")
+        assert "what is served goes on" in caplog.text
+    finally:
+        host.stop()
+        status_beside(host.gateway.routes).rmdir()
 
 
 def test_the_ledger_and_the_store_satisfy_what_is_asked_of_them(ledger: Ledger, store: ArtifactStore):

@@ -197,3 +197,66 @@ def test_a_request_that_waits_is_seen(start_gateway, until):
     assert found[("empelt_gateway_held_total", ("channel", "eu"))] == 1
     lost = ("empelt_gateway_lost_total", ("artifact", ""), ("channel", "eu"), ("kind", "unanswered"))
     assert found[lost] == 1
+
+
+def test_a_worker_that_is_killed_takes_no_figure_along_that_it_had_told(start_gateway, blue, until):
+    gateway = start_gateway(metrics_port=free_port())
+    gateway.route(blue)
+    for _ in range(3):
+        assert gateway.ask().status_code == 200
+    count = ("empelt_gateway_requests_total", ("artifact", "b" * 12), ("channel", "eu"), ("code", "200"))
+    assert gateway.figures()[count] == 3  # each scrape asks the worker
+    killed = gateway.worker()
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: gateway.worker() != killed, what="another worker")
+    assert gateway.ask().status_code == 200
+    found = gateway.figures()
+    assert found[count] == 4
+    assert found["empelt_gateway_worker_ends_total", ("how", "died")] == 1
+    assert found["empelt_gateway_worker_ends_total", ("how", "replaced")] == 0
+    assert found[("empelt_gateway_in_flight",)] == 0
+    assert not list(gateway.folder.glob("*figures*")), "a mapped file ends its process on a full disk"
+
+
+def test_a_worker_that_hangs_hides_no_figure(start_gateway, blue):
+    gateway = start_gateway(metrics_port=free_port())
+    gateway.route(blue)
+    assert gateway.ask().status_code == 200
+    count = ("empelt_gateway_requests_total", ("artifact", "b" * 12), ("channel", "eu"), ("code", "200"))
+    assert gateway.figures()[count] == 1
+    worker = gateway.worker()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert gateway.figures()[count] == 1
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def test_open_streams_are_seen_by_channel_and_artifact(start_gateway, blue, until):
+    gateway = start_gateway(metrics_port=free_port())
+    gateway.route(blue)
+    streams = ("empelt_gateway_streams", ("artifact", "b" * 12), ("channel", "eu"))
+    body = {"model": "eu", "stream": True, "max_tokens": 600, "wait": 0.1}
+    with httpx.stream("POST", f"{gateway.url}/v1/completions", json=body) as answer:
+        words = answer.iter_text()
+        next(words)
+        assert gateway.figures()[streams] == 1
+    until(lambda: gateway.figures()[streams] == 0, what="the stream to be closed")
+
+
+def test_a_request_that_a_stop_cuts_off_counts_as_lost(start_gateway, blue, until):
+    """What a worker tells last, when its drain is over; its supervisor has read it when it says that it has left."""
+    gateway = start_gateway(metrics_port=free_port(), drain_seconds=1)
+    gateway.route(blue)
+
+    async def ask():
+        async with aiohttp.ClientSession() as session:
+            asked = {"model": "eu", "prompt": "q", "wait": 30}
+            work = asyncio.ensure_future(session.post(f"{gateway.url}/v1/completions", json=asked))
+            await restarted(gateway)
+            return (await work).status
+
+    assert asyncio.run(ask()) == 500
+    lost = ("empelt_gateway_lost_total", ("artifact", "b" * 12), ("channel", "eu"), ("kind", "unanswered"))
+    until(lambda: gateway.figures().get(lost) == 1, what="it to be counted")
+    assert gateway.figures()["empelt_gateway_requests_total", *lost[1:3], ("code", "500")] == 1
