@@ -17,6 +17,7 @@ from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.placement import GIB, Device
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
+from tasks.endpoints.status_file import status_beside
 
 HERE = Path(__file__).parent
 RELEASE = ModelRef(repo_id="lab/instruct-v2", revision="2" * 40)
