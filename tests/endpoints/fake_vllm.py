@@ -2,9 +2,11 @@
 
     python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
 
-POST /behave changes how it answers from then on, until it is told otherwise:
+POST /behave changes how it answers from then on, until it is told otherwise; a model's config.json may say so from the
+start, as ``behaves``:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
+    empty   200, and no word
     status  with this error; ``times``: only so often
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
@@ -43,10 +45,20 @@ options = parser.parse_args()
 NAME = Path(options.model).name
 config = Path(options.model) / "config.json"
 FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
-CALM = {"abort": False, "status": 0, "reset": False, "hang": False, "served": [], "says": "", "times": -1, "go": False}
+CALM = {
+    "abort": False,
+    "empty": False,
+    "status": 0,
+    "reset": False,
+    "hang": False,
+    "served": [],
+    "says": "",
+    "times": -1,
+    "go": False,
+}
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
 CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
-behaviour = dict(CALM)
+behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
 def compact(value):
@@ -88,7 +100,7 @@ async def complete(request: Request) -> Response:
         make = scored.chat if "messages" in asked else scored.completion
         return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] else f"{NAME} {asked.get('prompt', '')}"
+    text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
