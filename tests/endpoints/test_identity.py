@@ -140,6 +140,16 @@ def test_the_public_address_answers_with_the_new_model_by_both_names(two, gatewa
     assert doors.open_ledger().audits("eu") == [found]
 
 
+def test_what_is_tried_on_a_part_of_the_requests_is_not_taken_for_a_wrong_model(two, gateway):
+    switch(two["a"], 1)
+    gateway.route(two["a"], two["b"], generation=1, canary=(two["b"], 100.0))
+    assert look_at("eu").outcome == "wrong"  # nobody has asked for a canary
+    tried = {"digest": two["b"].digest, "weight": 100.0, "generation": 1, "owner": "run:1", "lease_seconds": 60}
+    doors.open_ledger().set_canary("eu", **tried)
+    found = look_at("eu")
+    assert (found.outcome, found.problems) == ("proved", ())
+
+
 def test_a_gateway_that_still_routes_to_the_old_one_is_seen(two, gateway):
     switch(two["a"], 1)
     state = switch(two["b"], 2)
