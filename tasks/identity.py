@@ -76,14 +76,13 @@ def verify_public(state: ChannelState) -> Proof:
     if known is None:
         return nothing_on_record(digest, serving)
     proof, url = nothing_on_record(digest, serving), settings().gateway_url
-    for model in (f"{state.channel}@{digest[:12]}", state.channel):
-        if model == state.channel and open_ledger().canary_of(state.channel):
-            break
+    pinned = f"{state.channel}@{digest[:12]}"
+    for model in (pinned,) if open_ledger().canary_of(state.channel) else (state.channel, pinned):
         try:
             proof = _asked_again(known, url, model, generation=state.generation, previous=state.previous_digest)
         except WrongModel:
             if model == state.channel and open_ledger().canary_of(state.channel):
-                break  # it began while it was asked
+                continue  # it began while it was asked
             now = open_ledger().channel(state.channel)
             if now is None or now.generation == state.generation:
                 raise
