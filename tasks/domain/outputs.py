@@ -183,7 +183,8 @@ def _greedy(one: Answer, other: Answer, tolerance: float) -> tuple[list[str], li
     for place, (before, now) in enumerate(zip(one.steps, other.steps, strict=False), 1):
         what = f"{one.prompt.name}: generated token {place}"
         if before.token != now.token:
-            margin = before.logprob - before.runner_up
+            # abs: what generation_config penalises may be chosen although another is more probable.
+            margin = abs(before.logprob - before.runner_up)
             told = f"{what} is {now.token}, expected {before.token}, which led by {margin:.4f}"
             if margin <= tolerance:
                 return [], [told], moved

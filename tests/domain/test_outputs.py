@@ -91,6 +91,11 @@ def test_a_greedy_text_may_part_only_where_two_tokens_were_as_good():
     assert compare([answer()], [answer(steps=steps)], 0.004).problems
 
 
+def test_a_token_that_was_chosen_against_the_odds_may_not_change_either():
+    penalised = answer(steps=(Step(token=5, logprob=-3.0, runner_up=-0.1),))
+    assert compare([penalised], [answer(steps=(Step(token=6, logprob=-0.1, runner_up=-3.0),))], T).problems
+
+
 def test_a_text_that_ends_early_is_another_text():
     problems = compare([answer()], [answer(steps=answer().steps[:1])], T).problems
     assert problems == ("eu text 1: 1 tokens generated, expected 2",)

@@ -1,12 +1,16 @@
 """What answers is the model that was judged, or it is said in what it is not: staged, and through a real gateway."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 from prefect.logging import disable_run_logger
+from typer.testing import CliRunner
 
+from deployments.command import app
 from tasks import doors
 from tasks.audit import channels_to_audit, look_at
+from tasks.domain.audit import audit_page, summary
 from tasks.domain.errors import EndpointUnavailable, InputError, LogprobsMissing, PromotionFailed, WrongModel
 from tasks.domain.models import ModelRef
 from tasks.domain.outputs import reference_key
@@ -136,6 +140,16 @@ def test_the_public_address_answers_with_the_new_model_by_both_names(two, gatewa
     assert doors.open_ledger().audits("eu") == [found]
 
 
+def test_what_is_tried_on_a_part_of_the_requests_is_not_taken_for_a_wrong_model(two, gateway):
+    switch(two["a"], 1)
+    gateway.route(two["a"], two["b"], generation=1, canary=(two["b"], 100.0))
+    assert look_at("eu").outcome == "wrong"  # nobody has asked for a canary
+    tried = {"digest": two["b"].digest, "weight": 100.0, "generation": 1, "owner": "run:1", "lease_seconds": 60}
+    doors.open_ledger().set_canary("eu", **tried)
+    found = look_at("eu")
+    assert (found.outcome, found.problems) == ("proved", ())
+
+
 def test_a_gateway_that_still_routes_to_the_old_one_is_seen(two, gateway):
     switch(two["a"], 1)
     state = switch(two["b"], 2)
@@ -174,6 +188,34 @@ def test_a_channel_that_does_not_answer_is_silent_and_one_without_a_record_unpro
     gateway.route(None, two["b"], generation=1, wait=True)
     assert look_at("eu").outcome in ("silent", "wrong")
     assert state.generation == 1
+
+
+def test_the_command_says_what_differs_and_ends_with_1(two, gateway, behave):
+    switch(two["a"], 1)
+    gateway.route(two["a"], two["b"], generation=1)
+    run = CliRunner().invoke(app, ["audit", "--json"])
+    assert run.exit_code == 0
+    assert json.loads(run.stdout)["summary"] == "1 of 1 channels answer with the judged model"
+    behave(two["a"], salt=50)
+    run = CliRunner().invoke(app, ["audit", "eu", "--json"])
+    assert run.exit_code == 1
+    (told,) = json.loads(run.stdout)["channels"]
+    assert told["outcome"] == "wrong"
+    assert len(told["problems"]) >= 8
+    assert isinstance(CliRunner().invoke(app, ["audit", "gl"]).exception, InputError)
+
+
+def test_the_page_of_an_audit_has_a_row_for_each_channel_and_every_problem(two, gateway, behave):
+    switch(two["a"], 1)
+    gateway.route(two["a"], two["b"], generation=1)
+    good = look_at("eu")
+    behave(two["a"], salt=50)
+    page = audit_page([good, look_at("eu")])
+    assert "| eu | 1 | `aaaaaaaaaaaa` | **proved**: " in page
+    assert "## eu: wrong" in page
+    assert "- eu text 1: prompt token " in page
+    assert summary([good]) == "1 of 1 channels answer with the judged model"
+    assert audit_page([]).endswith("No channel has served anything yet.")
 
 
 def test_an_audit_of_nothing_names_what_there_is(two):
