@@ -126,6 +126,7 @@ counts = st.builds(
     sampled=st.integers(0, 50),
     foreign=st.integers(0, 50),
     seconds=st.dictionaries(st.integers(0, 9), st.integers(1, 9)),
+    waiting=st.just({}),  # not a count since the beginning: what waits, waits now
 )
 
 
