@@ -4,10 +4,13 @@
 # make test    everything that runs without a GPU
 # make year     a simulated year of the Hub with faults, compared with an oracle (make year ARGS="--days 60 --families 2")
 # make crash-matrix  kills every task, ledger write and process, and checks the one right end (ARGS="--sample 8" for a few)
+# make soak     requests without a pause while versions are switched, refused, killed and taken back: nothing may be lost
+#               (make soak ARGS="--instances fake --quick" without vLLM)
+# make calibration  how often the gate passes what it should not, by resampled outcomes
 # make bench   the merge engine against a copy (make bench ARGS="--quick"; --mergekit PYTHON: against mergekit too)
 # make bench-gateway  what the gateway adds to asking an instance directly, and HAProxy beside it
 # make bench-packing  how small tuned bases become as differences to their parent, and how fast
-.PHONY: setup demo test lint bench bench-gateway bench-packing year crash-matrix demo-family clean
+.PHONY: setup demo test lint bench bench-gateway bench-packing year crash-matrix soak calibration demo-family clean
 SHELL := /bin/bash
 
 setup:
@@ -40,6 +43,12 @@ year: setup
 
 crash-matrix: setup
 	@.venv/bin/python -m tests.crash $(ARGS)
+
+soak: setup
+	@.venv/bin/python -m tests.soak $(ARGS)
+
+calibration: setup
+	@.venv/bin/python -m tests.calibration $(ARGS)
 
 demo-family: setup
 	.venv/bin/python -m infra.demo_family
