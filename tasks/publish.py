@@ -1,5 +1,7 @@
 """Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; the rest waits for it."""
 
+import time
+
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +14,10 @@ from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page, plain
 from tasks.doors import open_endpoint, open_ledger, open_store
+from tasks.endpoints.wishes import KEEP_PREVIOUS
+from tasks.promotions import as_served, policy_of
 from tasks.settings import settings
+from tasks.steps import record_confirmed, record_once
 
 
 @task(name="switch", task_run_name="switch {request.channel}", cache_policy=NO_CACHE)
@@ -25,8 +30,8 @@ def switch_channel(request: PublishRequest) -> ChannelState:
     """
     if request.claim_key is None:  # a job's candidate answers at this moment; what a person names may be long gone
         _require_stored(request)
-    run_id = flow_run.get_id()
-    return open_ledger().switch_channel(
+    run_id, began = flow_run.get_id(), time.monotonic()
+    state = open_ledger().switch_channel(
         request.channel,
         digest=request.artifact_digest,
         release=request.release,
@@ -37,7 +42,12 @@ def switch_channel(request: PublishRequest) -> ChannelState:
         claim_key=request.claim_key,
         flow_run_id=str(run_id) if run_id else None,
         reason=request.reason,
+        extra=as_served(request) if request.claim_key is None else None,
+        more={KEEP_PREVIOUS: policy_of(request).keep_previous_seconds},
     )
+    if state.generation == request.expected_generation + 1:
+        record_once(state, "switch", time.monotonic() - began, f"to generation {state.generation}")
+    return state
 
 
 def _require_stored(request: PublishRequest) -> None:
@@ -69,7 +79,7 @@ def confirm_visible(state: ChannelState) -> None:
         )
     except EndpointUnavailable as error:
         raise PromotionFailed(f"{state.channel}: {error}. {_switch_back(state, str(error))}") from error
-    get_run_logger().info("%s serves generation %d after %.1f s", state.channel, state.generation, seen.seconds)
+    get_run_logger().info("%s", record_confirmed(state, seen.seconds))
 
 
 def _switch_back(state: ChannelState, reason: str) -> str:

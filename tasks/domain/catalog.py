@@ -15,6 +15,7 @@ from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
+from tasks.domain.promotion import PromotionPolicy
 from tasks.domain.yaml_lines import Document
 from tasks.engine.recipe import Recipe
 
@@ -81,6 +82,8 @@ class Target(Noun):
     """Name of a file in ``gates/``, without its ending."""
     publish_to: PublishTo | None = None
     """Nothing is published if it is not stated."""
+    promotion: PromotionPolicy = PromotionPolicy()
+    """How its channel is moved to what has passed the gate."""
 
 
 class Serving(Noun):

@@ -12,6 +12,7 @@
         + EndpointUnavailable an instance, the agent or the gateway did not answer in time
         + DiskFull            a wait with a reason: needed and free bytes are named
       x PromotionFailed       the switch was not made, or was taken back
+        + PromotionRefused    the new version was worse on real requests, or not what was judged; it is not switched to
 
 The engine has a tree of its own (``tasks.engine.errors``), since it imports nothing of ours. A failed gate is a value
 (``Verdict``), not an exception; a missing score is "unscored", not 0.
@@ -76,3 +77,7 @@ class DiskFull(TransientError):
 
 class PromotionFailed(PipelineError):
     """A channel was not switched, or was switched back. The live model is the one from before."""
+
+
+class PromotionRefused(PromotionFailed):
+    """A version was tried and taken back: ``problems`` says by which limits. The channel never moved."""

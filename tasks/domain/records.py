@@ -206,6 +206,9 @@ class Live(Noun):
     switched_at: AwareDatetime
     acknowledged_generation: int
     extra: Mapping[str, Any] = Field(default_factory=dict)
+    previous_release: ModelRef | None = None
+    previous_extra: Mapping[str, Any] = Field(default_factory=dict)
+    """How the previous artifact was served; what it falls back to is served as it was."""
 
 
 class Wanted(Noun):
@@ -220,12 +223,50 @@ class Wanted(Noun):
     extra: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class CanaryWish(Noun):
+    """A part of a channel's requests that another artifact should answer, until the lease ends."""
+
+    channel: str
+    digest: Digest
+    weight: float
+    """Per cent."""
+    languages: tuple[str, ...] = ()
+    """In which it is expected to answer; none: nobody looks."""
+    generation: int
+    """Of the channel when it began; once that has moved, nobody wants this any more."""
+    owner: str
+    at: AwareDatetime
+    """When this weight was asked for first."""
+    lease_until: AwareDatetime
+
+
+class PromotionStep(Noun):
+    """One step of a promotion as it ended, so that a later run finds where it stands."""
+
+    channel: str
+    generation: int
+    """Of the channel when the promotion began: the one that it would replace."""
+    digest: Digest
+    step: str
+    """``stage``, ``verify``, ``warm``, ``canary 5``, ``switch``, ``confirm``, ``drain``, ``take back``."""
+    ended: Literal["done", "refused", "skipped"]
+    seconds: float
+    said: str
+    """For people: what was seen, or why it was refused."""
+    figures: Mapping[str, Any] = Field(default_factory=dict)
+    flow_run_id: str | None = None
+    at: AwareDatetime
+    """When it ended."""
+
+
 class Desired(Noun):
     """All that should be running, read in one transaction."""
 
     live: tuple[Live, ...]
     staged: tuple[Wanted, ...]
     """One for each (digest, channel), the longest lease where several owners want the same."""
+    canaries: tuple[CanaryWish, ...] = ()
+    """At most one for each channel."""
     at: AwareDatetime
 
     def digests(self) -> frozenset[str]:
@@ -255,7 +296,12 @@ class InstanceStatus(Noun):
     """As in ``eu@abcdef123456``."""
 
 
-def live_of(state: ChannelState, extra: Mapping[str, Any]) -> Live:
+def live_of(
+    state: ChannelState,
+    extra: Mapping[str, Any],
+    previous_release: ModelRef | None = None,
+    previous_extra: Mapping[str, Any] | None = None,
+) -> Live:
     """The desired state that a channel's pointer stands for."""
     return Live(
         channel=state.channel,
@@ -268,4 +314,6 @@ def live_of(state: ChannelState, extra: Mapping[str, Any]) -> Live:
         switched_at=state.switched_at,
         acknowledged_generation=state.acknowledged_generation,
         extra=extra,
+        previous_release=previous_release,
+        previous_extra=previous_extra or {},
     )

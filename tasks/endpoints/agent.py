@@ -26,7 +26,7 @@ from tasks.endpoints.report import Report
 from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
 from tasks.endpoints.told import Told
 from tasks.endpoints.visibility import Visibility
-from tasks.endpoints.wishes import Wish, channel_of, choose_routes, wishes_of
+from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, channel_of, choose_routes, wishes_of
 
 ROUND_SECONDS = 0.3
 MAX_SOCKET_PATH = 107
@@ -168,7 +168,8 @@ class Agent:
         alive = {name for name, entry in listed.items() if entry.alive}
         running = alive | {name for name, one in self.instances.items() if one.started}
         failing = {name for name, one in self.instances.items() if one.state == "failed"}
-        wishes = wishes_of(desired, self._routes, running=running, failing=failing)
+        hopeless = {name for name, one in self.instances.items() if one.is_hopeless}
+        wishes = wishes_of(desired, self._routes, running=running, failing=failing | hopeless, hopeless=hopeless)
         needs = []
         for wish in wishes:
             instance = self.instances.get(wish.name)
@@ -204,7 +205,7 @@ class Agent:
             instance = self.instances[wish.name]
             device = placement.placed.get(wish.name)
             if device is None:
-                instance.wait_for(f"waits for room: {placement.waiting.get(wish.name, 'given up')}")
+                instance.wait_for(f"{WAITS_FOR_ROOM}: {placement.waiting.get(wish.name, 'given up')}")
             elif listed is None or self._drain.has(wish.name):
                 instance.wait_for("waits for the launcher")
             elif instance.state == "failed" and instance.started and wish.name not in self._routes.instances:

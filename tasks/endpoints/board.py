@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from tasks.endpoints import figures
 from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes, read_routes
 from tasks.endpoints.split import share_of
+from tasks.endpoints.tally import Count, Tally
 
 POLL_SECONDS = 0.02
 """One stat each time, about 5 us: a switch is seen after 10 ms on average."""
@@ -45,6 +46,9 @@ class Board:
         self.path = path
         self.routes = Routes()
         self.in_flight: Counter[str] = Counter()
+        self.tally = Tally()
+        self.switches: dict[str, tuple[int, float]] = {}
+        """By channel: its last switch, and the seconds from the routes' writing to their first use."""
         self._pinned: dict[str, InstanceRoute] = {}
         self._seen: tuple[int, int, int] | None = None
         self._next_change = asyncio.Event()
@@ -83,6 +87,12 @@ class Board:
             return tried if mine or tried.uds not in failed else None
         return tried if mine and tried.uds not in failed else None
 
+    def count(self, target: Target) -> Count | None:
+        """Where its answer is counted; None for a pinned artifact, to which nobody is sent."""
+        if target.instance is None or target.version == "pinned":
+            return None
+        return self.tally.of(target.channel, target.instance.digest)
+
     def names(self) -> list[str]:
         """Every model name that can be asked for: channels first."""
         return [*sorted(self.routes.channels), *sorted(self._pinned)]
@@ -105,6 +115,10 @@ class Board:
         if routes is None:
             logger.error("%s cannot be understood; going on with routes %d", self.path, self.routes.serial)
             return False
+        for name, route in routes.channels.items():
+            before = self.routes.channels.get(name)
+            if before is not None and before.generation != route.generation and route.instance:
+                self.switches[name] = route.generation, max(0.0, time.time() - found.st_mtime)
         self.routes = routes
         if not is_first:
             figures.switch_seconds.observe(max(0.0, time.time() - found.st_mtime))
@@ -127,7 +141,13 @@ class Board:
             return
 
     def report(self) -> dict[str, Any]:
-        """What ``/empelt/routes`` answers: enough for the agent to acknowledge and to drain."""
+        """What ``/empelt/routes`` answers: enough to acknowledge, to drain, and to judge a canary."""
         told = json.loads(self.routes.model_dump_json())
         names = {*self.routes.instances, *(name for name, count in self.in_flight.items() if count > 0)}
-        return {**told, "in_flight": {name: self.in_flight[name] for name in sorted(names)}}
+        in_flight = {name: self.in_flight[name] for name in sorted(names)}
+        return {
+            **told,
+            "in_flight": in_flight,
+            "tallies": {self.tally.name: self.tally.report()},
+            "switches": self.switches,
+        }

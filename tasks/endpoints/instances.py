@@ -70,6 +70,11 @@ class Instance:
         return self.state == "failed" and self.wish.keep == "staged" and finished
 
     @property
+    def is_hopeless(self) -> bool:
+        """It has failed more than once, or cannot be started at all: what was served before goes first."""
+        return self.refused or (self.failures >= STAGED_ATTEMPTS and self.state != "ready")
+
+    @property
     def is_coming(self) -> bool:
         """Worth waiting for: on its way up, or to be tried again soon."""
         return not self.refused and self.failures <= STAGED_ATTEMPTS

@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -93,6 +94,12 @@ class GatewayState(NamedTuple):
     channels: dict[str, tuple[int, str | None]]
     """generation and instance, by channel."""
     in_flight: dict[str, int]
+    canaries: Mapping[str, tuple[str, float]] = {}
+    """instance and weight, by channel."""
+    tallies: Mapping[str, Any] = {}
+    """See ``tally.Reading``."""
+    switches: Mapping[str, tuple[int, float]] = {}
+    """By channel: the generation that it was switched to last, and the seconds from the routes' writing until then."""
 
 
 HANGING = GatewayState(-1, {}, {})
@@ -108,7 +115,15 @@ def ask_gateway(url: str, key: str = "") -> GatewayState | None:
             return HANGING  # somebody may be served by it
         told = json.loads(reply.body)
         channels = {name: (int(c["generation"]), c["instance"]) for name, c in told["channels"].items()}
-        return GatewayState(int(told["serial"]), channels, dict(told["in_flight"]))
+        tried = {name: c["canary"] for name, c in told["channels"].items() if c.get("canary")}
+        return GatewayState(
+            int(told["serial"]),
+            channels,
+            dict(told["in_flight"]),
+            {name: (canary["instance"], float(canary["weight"])) for name, canary in tried.items()},
+            dict(told.get("tallies", {})),
+            {name: (int(g), float(s)) for name, (g, s) in told.get("switches", {}).items()},
+        )
     except TimeoutError:
         return HANGING
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):

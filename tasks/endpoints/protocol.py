@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from tasks.domain.models import Artifact, ChannelState, Digest, ModelRef
-from tasks.domain.records import Desired, InstanceStatus, PromotionFact, Wanted
+from tasks.domain.records import CanaryWish, Desired, InstanceStatus, PromotionFact, PromotionStep, Wanted
 
 
 class Ready(NamedTuple):
@@ -121,6 +121,51 @@ class StagingState(Protocol):
 
     def agent_last_seen(self, agent: str = ...) -> datetime | None:
         """When the agent was last heard of."""
+
+
+class PromotionState(Protocol):
+    """What a promotion needs of the ledger; see ``tasks.store.canaries``."""
+
+    def channel(self, name: str) -> ChannelState | None:
+        """What a channel points at."""
+
+    def set_canary(
+        self,
+        channel: str,
+        *,
+        digest: Digest,
+        weight: float,
+        generation: int,
+        owner: str,
+        lease_seconds: float,
+        languages: tuple[str, ...] = (),
+        fence: int | None = None,
+        claim_key: str | None = None,
+    ) -> CanaryWish:
+        """Begin, change or renew a canary."""
+
+    def end_canary(self, channel: str, digest: Digest, *, owner: str | None = None) -> bool:
+        """Take it back, if it is this owner's."""
+
+    def record_step(
+        self,
+        channel: str,
+        step: str,
+        *,
+        generation: int,
+        digest: Digest,
+        ended: str,
+        seconds: float,
+        said: str = "",
+        figures: Mapping[str, Any] | None = None,
+        flow_run_id: str | None = None,
+    ) -> PromotionStep:
+        """Append how a step ended."""
+
+    def promotion_steps(
+        self, channel: str, *, digest: Digest | None = None, generation: int | None = None
+    ) -> list[PromotionStep]:
+        """The steps so far."""
 
 
 class Artifacts(Protocol):

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from tasks.endpoints.board import Board, Target
 from tasks.endpoints.limits import Limits
 from tasks.endpoints.lost import Answer, Lost, Tries
 from tasks.endpoints.routes import InstanceRoute
-from tasks.endpoints.stream import first_words, pass_on
+from tasks.endpoints.stream import SPOKEN, Listened, first_words, pass_on
+from tasks.endpoints.tally import Count
 from tasks.endpoints.upstream import Upstream
 
 TELLING_SECONDS = 5.0
@@ -56,6 +57,9 @@ class Told:
         self.channel = self.artifact = ""
         self.code = 499
         self.is_stream = False
+        self.count: Count | None = None
+        """Of the version that is asked at this moment."""
+        self._answers: Callable[[], None] = lambda: None
 
     @property
     def started(self) -> bool:
@@ -71,9 +75,31 @@ class Told:
 
     async def head(self, status: int, headers: list[Header], *, is_stream: bool) -> None:
         """The first byte of an instance's answer."""
+        self._answers()
         self.code, self.is_stream = status, is_stream
         figures.first_byte_seconds.labels(self.channel).observe(time.monotonic() - self.began)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The version that is asked has not answered yet: until its first byte, or the end of the block."""
+        if self.count is None:
+            yield
+            return
+        with self.count.asked() as self._answers:
+            yield
+
+    def note(self, status: int, seconds: float, *, is_empty: bool) -> None:
+        """What the version that was asked has answered; a client that hung up in between is not counted."""
+        count, self.count = self.count, None
+        if count is None:
+            return
+        if status >= 500:
+            count.failed()
+        elif status >= 400:
+            count.turned_down()
+        else:
+            count.answered(seconds, is_empty=is_empty)
 
     async def broken(self, sentence: str) -> None:
         """The stream cannot be finished."""
@@ -102,6 +128,8 @@ class Relay:
             async with asyncio.timeout(self.limits.request_seconds):
                 await self._until_answered(asked, told, send)
         except TimeoutError:
+            if told.count is not None:
+                told.count.failed()
             sentence = f"this request took longer than {self.limits.request_seconds:.0f} s, the limit of this gateway"
             await (told.broken(sentence) if told.started else told.error(504, f"`{asked.model}`: {sentence}."))
         except asyncio.CancelledError:  # the client hung up, or this process has waited for it long enough
@@ -128,11 +156,15 @@ class Relay:
                 await self._give_up(asked, target, tries, told, send)
                 return
             told.artifact = instance.digest[:12]
+            told.count = self.board.count(target)
             try:
-                with self._counted(instance):
+                with self._counted(instance), told.waiting():
                     await self._once(asked, target, instance, tries, told, send)
                 return
             except Lost as lost:
+                if told.count is not None:
+                    told.count.failed()
+                    told.count = None
                 tries.note(instance.uds, lost)
                 figures.retried.labels(target.channel, instance.digest[:12], lost.kind).inc()
                 logger.warning("%s: %s did not answer (%s)", asked.model, instance.name, lost)
@@ -181,22 +213,25 @@ class Relay:
         self, asked: Asked, target: Target, instance: InstanceRoute, tries: Tries, told: Told, send: Send
     ) -> None:
         is_stream = bool(asked.fields.get("stream"))
-        body = asked.to(instance.pinned)
+        body, began = asked.to(instance.pinned), time.monotonic()
         async with self.upstream.ask(instance, asked.path, body, asked.headers, is_stream=is_stream) as response:
             if not response.kind.startswith("text/event-stream"):
                 answer = await response.whole(instance.pinned)
+                told.note(answer.status, time.monotonic() - began, is_empty=not SPOKEN.search(answer.body))
                 head = _head(answer.kind, target, instance, tries.count)
                 await told.head(answer.status, [*head, _length(answer.body)], is_stream=False)
                 await send({"type": "http.response.body", "body": answer.body})
                 return
             first = await first_words(response, instance.pinned)
+            seconds, listened = time.monotonic() - began, Listened(response, first)
             await told.head(response.status, _head(response.kind, target, instance, tries.count), is_stream=True)
             open_streams = figures.streams.labels(told.channel, told.artifact)
             try:
                 with open_streams.track_inprogress():
-                    broken = await pass_on(first, response, send)
+                    broken = await pass_on(first, listened, send)
             except Lost as lost:
                 broken = f"{BROKEN} ({lost})"
+            told.note(500 if broken else response.status, seconds, is_empty=not listened.spoken)
             if broken:
                 await told.broken(broken)
 

@@ -35,6 +35,8 @@ class Canary(Noun):
     instance: str
     weight: float = Field(ge=0, le=100)
     """Per cent of the requests; which ones, ``split.share_of`` says. Not in the instances: nobody is sent there."""
+    languages: tuple[str, ...] = ()
+    """In which answers of both versions are expected; the gateway counts the others. None: it does not look."""
 
 
 class ChannelRoute(Noun):

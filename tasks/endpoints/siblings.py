@@ -55,7 +55,8 @@ class Siblings:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         report = self._board.report()
         try:
-            writer.write(json.dumps({"serial": report["serial"], "in_flight": report["in_flight"]}).encode())
+            told = {name: report[name] for name in ("serial", "in_flight", "tallies")}
+            writer.write(json.dumps(told).encode())
             await writer.drain()
         except OSError as error:
             logger.warning("another worker hung up on its question: %s", error)
@@ -66,11 +67,12 @@ class Siblings:
 def joined(own: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """One report of several: pure."""
     under_way = Counter(own["in_flight"])
-    serial = own["serial"]
+    serial, tallies = own["serial"], dict(own["tallies"])
     for other in others:
         under_way.update(other["in_flight"])
+        tallies |= other.get("tallies", {})  # none from one that hangs, or is of an older version
         serial = min(serial, other["serial"])
-    return {**own, "serial": serial, "in_flight": dict(sorted(under_way.items()))}
+    return {**own, "serial": serial, "in_flight": dict(sorted(under_way.items())), "tallies": tallies}
 
 
 async def _ask(path: Path) -> dict[str, Any] | None:

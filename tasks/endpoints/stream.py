@@ -29,6 +29,21 @@ class Chunks(Protocol):
         """The next piece; empty at the end."""
 
 
+class Listened:
+    """A stream that remembers whether anything was said in it."""
+
+    def __init__(self, stream: Chunks, first: bytes) -> None:
+        self._stream = stream
+        self.spoken = bool(SPOKEN.search(first))
+
+    async def readany(self) -> bytes:
+        """The next piece; empty at the end."""
+        chunk = await self._stream.readany()
+        if not self.spoken:  # only until then: an answer without a word is short
+            self.spoken = bool(SPOKEN.search(chunk))
+        return chunk
+
+
 async def first_words(stream: Chunks, model: str) -> bytes:
     """Read until the model has said something: whatever is wrong before that can still be asked again elsewhere.
 

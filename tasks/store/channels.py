@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, desc, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, desc, insert, select, update
 
 from tasks.domain.errors import InputError, PromotionFailed
 from tasks.domain.models import ChannelState, Digest, ModelRef
 from tasks.domain.records import Live, PromotionFact, live_of
 from tasks.store.claims import fence_problem
 from tasks.store.database import Database
-from tasks.store.tables import acknowledgements, channels, promotions, staged
+from tasks.store.tables import acknowledgements, canaries, channels, promotions, staged
 
 
 class Channels(Database):
@@ -45,6 +45,7 @@ class Channels(Database):
         flow_run_id: str | None = None,
         reason: str = "",
         extra: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> ChannelState:
         """Point the channel at another artifact: one compare-and-swap on (generation, fence).
 
@@ -60,6 +61,7 @@ class Channels(Database):
             flow_run_id: recorded.
             reason: recorded, and shown to people.
             extra: how it is served (flags, device). Left out: as staged now, else as this digest was promoted last.
+            more: goes into ``extra`` whatever that is: for how long what it replaces is kept warm.
 
         Returns:
             The state after the switch. If the digest is live already, the state as it is: nothing is written.
@@ -99,10 +101,11 @@ class Channels(Database):
                 flow_run_id=flow_run_id,
                 claim_key=claim_key,
                 fence=fence,
-                extra=_extra(connection, name, digest) if extra is None else dict(extra),
+                extra={**(_extra(connection, name, digest) if extra is None else extra), **(more or {})},
             )
             values = {**fact.model_dump(exclude={"release"}), **release.model_dump()}
             connection.execute(insert(promotions).values(**values))
+            connection.execute(delete(canaries).where(canaries.c.channel == name))
             if row is None:
                 connection.execute(insert(channels).values(channel=name, generation=1, acknowledged_generation=0))
             else:
@@ -164,8 +167,16 @@ class Channels(Database):
 
 def all_live(connection: Connection) -> tuple[Live, ...]:
     """What the channels want served, inside the caller's transaction."""
-    rows = connection.execute(_pointer().order_by(channels.c.channel))
-    return tuple(live_of(_state(row), row.extra) for row in rows)
+    return tuple(_live(connection, row) for row in connection.execute(_pointer().order_by(channels.c.channel)).all())
+
+
+def _live(connection: Connection, row: Row[Any]) -> Live:
+    mine = (promotions.c.channel == row.channel, promotions.c.artifact_digest == row.previous_digest)
+    asked = select(promotions).where(*mine, promotions.c.generation < row.generation)
+    before = connection.execute(asked.order_by(desc(promotions.c.generation)).limit(1)).first()
+    if before is None:
+        return live_of(_state(row), row.extra)
+    return live_of(_state(row), row.extra, ModelRef(repo_id=before.repo_id, revision=before.revision), before.extra)
 
 
 def _pointer() -> Any:

@@ -3,7 +3,7 @@
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds), bases.py
                 (what became of tuned bases), publications.py (what stands on a Hub): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
-    what moves  claims.py, turns.py, channels.py, serving.py, polls.py
+    what moves  claims.py, turns.py, channels.py, canaries.py (and how promotions went), serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
 
 It never copies Prefect's states: a job is due when its fact is missing and no live claim exists.
@@ -17,6 +17,7 @@ from typing import Self
 from sqlalchemy.engine import URL
 
 from tasks.store.bases import BaseFacts
+from tasks.store.canaries import Canaries
 from tasks.store.channels import Channels
 from tasks.store.claims import Claims
 from tasks.store.database import connect, migrate
@@ -43,6 +44,7 @@ class Ledger(
     Claims,
     Turns,
     Channels,
+    Canaries,
     Serving,
     Polls,
     Views,

@@ -10,9 +10,10 @@ from sqlalchemy import Row, delete, insert, select, update
 from tasks.domain.errors import InputError
 from tasks.domain.models import Digest, ModelRef
 from tasks.domain.records import Desired, InstanceStatus, Wanted
+from tasks.store.canaries import canaries_wanted
 from tasks.store.channels import all_live
 from tasks.store.database import Database
-from tasks.store.tables import agents, instances, staged
+from tasks.store.tables import agents, canaries, instances, staged
 
 LOCAL = "local"
 """The name of an agent where there is only one."""
@@ -65,8 +66,9 @@ class Serving(Database):
             return connection.execute(delete(staged).where(*_mine(digest, channel, owner))).rowcount == 1
 
     def unstage_all(self, owner: str) -> int:
-        """Take back every wish of ``owner``; how many there were."""
+        """Take back every wish of ``owner``, and what it tries on a channel; how many wishes there were."""
         with self._write() as connection:
+            connection.execute(delete(canaries).where(canaries.c.owner == owner))
             return connection.execute(delete(staged).where(staged.c.owner == owner)).rowcount
 
     def desired(self) -> Desired:
@@ -75,8 +77,8 @@ class Serving(Database):
             now = self._now(connection)
             asked = select(staged).where(staged.c.lease_until > now).order_by(staged.c.lease_until)
             longest = {(row.channel, row.digest): _wanted(row) for row in connection.execute(asked)}
-            live = all_live(connection)
-        return Desired(live=live, staged=tuple(longest[key] for key in sorted(longest)), at=now)
+            live, tried = all_live(connection), canaries_wanted(connection, now)
+        return Desired(live=live, staged=tuple(longest[key] for key in sorted(longest)), canaries=tried, at=now)
 
     # --- agents ------------------------------------------------------------------------------------------------------
     def report_instances(self, statuses: Iterable[InstanceStatus], agent: str = LOCAL) -> None:

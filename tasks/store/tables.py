@@ -1,7 +1,7 @@
 """The ledger's tables. ``FACTS`` are append-only, and triggers of the migrations refuse anything else.
 
-Only these move: claims, turns, channels (the pointer), staged, instances, agents, polls. A test compares this file
-with what the migrations make, so change both.
+Only these move: claims, turns, channels (the pointer), staged, canaries, instances, agents, polls. A test compares
+this file with what the migrations make, so change both.
 """
 
 from datetime import UTC, datetime
@@ -257,10 +257,27 @@ publications = Table(
     UniqueConstraint("endpoint", "repo_id", "merge_key", name="uq_publications_place_merge"),
 )
 
+promotion_steps = Table(
+    "promotion_steps",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("channel", String, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("step", String, nullable=False),
+    Column("ended", String, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("said", String, nullable=False),
+    Column("figures", JSON, nullable=False),
+    Column("flow_run_id", String),
+    Column("at", Utc, nullable=False),
+)
+
 FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
     *("jobs", "approvals", "acknowledgements", "watches", "base_changes", "publications"),
+    "promotion_steps",
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------
@@ -307,6 +324,18 @@ staged = Table(
     Column("lease_until", Utc, nullable=False),
     Column("extra", JSON, nullable=False),
 )
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("channel", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("languages", JSON, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("lease_until", Utc, nullable=False),
+)
 instances = Table(
     "instances",
     metadata,
@@ -338,4 +367,5 @@ for _column in (
     *(promotions.c.claim_key, verdicts.c.job_key, claims.c.lease_until),
 ):
     Index(f"ix_{_column.table.name}_{_column.name}", _column)
+Index("ix_promotion_steps_channel", promotion_steps.c.channel, promotion_steps.c.generation)
 Index("ix_jobs_release", jobs.c.family, jobs.c.target, jobs.c.release_digest)

@@ -31,6 +31,7 @@ TASKS = {
     # a job
     **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
+    **dict.fromkeys(("stage", "warm", "canary", "drain", "show-promotion"), RELEASE),
     # a person's word
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
@@ -53,6 +54,8 @@ WRITES = {
     **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     **dict.fromkeys(("renew_staged", "record_publication"), ONLY_IN_THE_STORE),
     "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
+    **dict.fromkeys(("set_canary", "record_step"), RELEASE),
+    "end_canary": ONLY_IN_THE_STORE,  # when a canary is taken back, and the matrix' releases are good
 }
 MOMENTS = {
     "worker-control": ("task:merge:before", "task:evaluate:before", "task:switch:after"),

@@ -31,7 +31,9 @@ instruct: {{organizations: [empelt-demo], pattern: 'empelt-demo/{family}-instruc
 tuned_bases: {{eu: {{repo: empelt-demo/eu_llama-tiny}}}}
 publish: {publish}
 targets:
-  eu: {{languages: [eu], channel: {channel}, recipe: {{method: task_arithmetic, tuned_weight: 1.0}}, gate: matrix}}
+  eu:
+    {{languages: [eu], channel: {channel}, recipe: {{method: task_arithmetic, tuned_weight: 1.0}}, gate: matrix,
+      promotion: {{steps: [{{weight: 50, seconds: 1}}], warm_requests: 1}}}}
 serving: {{dtype: float32, max_model_len: 512, max_num_seqs: 64, kv_mib: 128}}
 """
 GATE = "name: matrix\nchecks:\n  - {benchmark: eu_bpb_short, metric: bits_per_byte, ceiling: 99, critical: true}\n"

@@ -54,6 +54,12 @@ def waiting(ledger: Ledger) -> Any:
     return job
 
 
+def tried(ledger: Ledger) -> Any:
+    switched(ledger)
+    asked = {"weight": 5.0, "generation": 1, "owner": "run:1", "lease_seconds": 300.0}
+    return ledger.set_canary("eu", digest=make.digest("b"), **asked)
+
+
 STATUS = InstanceStatus(
     name="eu-a", digest=make.digest("a"), channel="eu", state="ready", since=NOW, mode="plain", model_name="eu@a"
 )
@@ -85,6 +91,14 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "acknowledge": (switched, lambda ledger, _: ledger.acknowledge("eu", 1)),
     "ask_approval": (nothing, lambda ledger, _: ledger.ask_approval(make.request(make.job(), make.digest("a")), "x")),
     "decide": (waiting, lambda ledger, job: ledger.decide(job.key, "published", by="me", reason="")),
+    "set_canary": (switched, lambda ledger, _: tried(ledger)),
+    "end_canary": (tried, lambda ledger, _: ledger.end_canary("eu", make.digest("b"))),
+    "record_step": (
+        nothing,
+        lambda ledger, _: ledger.record_step(
+            "eu", "canary 5", generation=1, digest=make.digest("b"), ended="done", seconds=1.0
+        ),
+    ),
     "want_staged": (nothing, lambda ledger, _: staged(ledger)),
     "renew_staged": (staged, lambda ledger, _: ledger.renew_staged(make.digest("a"), "eu", "run:1", 900)),
     "unstage": (staged, lambda ledger, _: ledger.unstage(make.digest("a"), "eu", "run:1")),

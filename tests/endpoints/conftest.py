@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes, write_routes
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
+from tests.endpoints.serving_host import host  # noqa: F401  a fixture of several files
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,6 +5,7 @@
 POST /behave changes how it answers from then on, until it is told otherwise:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
+    empty   200, and no word
     status  with this error; ``times``: only so often
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
@@ -45,6 +46,7 @@ config = Path(options.model) / "config.json"
 FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
 CALM = {
     "abort": False,
+    "empty": False,
     "status": 0,
     "reset": False,
     "hang": False,
@@ -95,7 +97,7 @@ async def complete(request: Request) -> Response:
     if (fault := await misbehave(request, asked)) is not None:
         return fault
     finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] else f"{NAME} {asked.get('prompt', '')}"
+    text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))

@@ -141,7 +141,7 @@ def test_a_worker_does_not_outlive_its_supervisor(start_gateway, until):
 
 
 def test_reports_of_several_workers_are_one():
-    own = {"serial": 7, "channels": {"eu": {}}, "in_flight": {"eu-a": 1, "eu-b": 0}}
+    own = {"serial": 7, "channels": {"eu": {}}, "in_flight": {"eu-a": 1, "eu-b": 0}, "tallies": {}}
     others = [{"serial": 6, "in_flight": {"eu-a": 2, "eu-c": 1}}, {"serial": 8, "in_flight": {}}]
     assert joined(own, []) == own
     assert joined(own, others) == {**own, "serial": 6, "in_flight": {"eu-a": 3, "eu-b": 0, "eu-c": 1}}

@@ -1,14 +1,14 @@
 """From desired state to wishes and routes: pure functions, so every rule is one small table."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tasks.domain.errors import InputError
 from tasks.domain.models import ModelRef
-from tasks.domain.records import Desired, Live, Wanted
+from tasks.domain.records import CanaryWish, Desired, Live, Wanted
 from tasks.endpoints.profile import ServingProfile
-from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes
+from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes
 from tasks.endpoints.wishes import choose_routes, instance_name, wishes_of
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -76,6 +76,23 @@ def test_a_previous_artifact_is_started_only_when_the_live_one_fails(failing, na
     assert [w.name for w in wishes_of(state, Routes(), running=(), failing=failing)] == names
 
 
+def test_a_previous_artifact_is_kept_warm_for_as_long_as_its_promotion_says():
+    state = live(B, 2, previous=A).model_copy(update={"extra": {"keep_previous_seconds": 60}})
+    for seconds, names in ((59, [EU_B, EU_A]), (60, [EU_B])):
+        now = Desired(live=(state,), staged=(), at=NOW + timedelta(seconds=seconds))
+        assert [w.name for w in wishes_of(now, Routes(), running={EU_A, EU_B}, failing=())] == names
+    later = Desired(live=(state,), staged=(), at=NOW + timedelta(days=9))
+    assert [w.name for w in wishes_of(later, Routes(), running=(), failing={EU_B})] == [EU_B, EU_A]
+
+
+def test_what_was_served_before_goes_first_when_the_live_one_has_failed_twice():
+    before = {"previous_extra": {"profile": {"kv_mib": 7}}, "previous_release": RELEASE}
+    state = desired(live(B, 2, previous=A).model_copy(update=before), stages=(staged(C),))
+    found = wishes_of(state, Routes(), running={EU_A}, failing={EU_B}, hopeless={EU_B})
+    assert [(w.name, w.keep) for w in found] == [(EU_A, "previous"), (EU_B, "live"), (EU_C, "staged")]
+    assert (found[0].extra, found[0].release) == ({"profile": {"kv_mib": 7}}, str(RELEASE))
+
+
 NEW, OLD = ChannelRoute(generation=2, instance=EU_B), ChannelRoute(generation=1, instance=EU_A)
 
 
@@ -94,6 +111,28 @@ def test_a_channel_is_routed_to(ready, before, expected):
     found = choose_routes(state, {r.name: r for r in map(route, ready)}, {EU_B}, routes(before, A, B))
     assert found.channels["eu"] == expected
     assert set(found.instances) == {instance_name("eu", digest) for digest in ready}
+
+
+def canary(digest, generation, weight=5.0):
+    at = {"at": NOW, "lease_until": NOW}
+    return CanaryWish(channel="eu", digest=digest, weight=weight, generation=generation, owner="t", **at)
+
+
+@pytest.mark.parametrize(
+    ("wish", "ready", "expected"),
+    [
+        pytest.param(canary(C, 2), [B, C], Canary(instance=EU_C, weight=5.0), id="beside the live one"),
+        pytest.param(canary(C, 2), [B], None, id="its instance does not answer"),
+        pytest.param(canary(C, 1), [B, C], None, id="it began before the last switch"),
+        pytest.param(canary(B, 2), [B], None, id="it is live by now"),
+        pytest.param(canary(C, 2), [C], Canary(instance=EU_C, weight=5.0), id="the live one is being started again"),
+    ],
+)
+def test_a_canary_is_routed_beside_the_live_one_and_moves_no_generation(wish, ready, expected):
+    state = Desired(live=(live(B, 2, previous=A),), staged=(staged(C),), canaries=(wish,), at=NOW)
+    chosen = choose_routes(state, {instance_name("eu", digest): route(digest) for digest in ready}, (), Routes())
+    assert chosen.channels["eu"].canary == expected
+    assert chosen.channels["eu"].generation == 2
 
 
 def test_a_profile_survives_the_ledger_and_decides_every_flag():

@@ -122,6 +122,15 @@ def rows(samples) -> dict[str, dict]:
             **{"bytes": 5_000_000_000, "seconds": 12.5, "flow_run_id": None, "at": AT},
         },
         "agents": {"agent": "local", "seen_at": AT},
+        "canaries": {
+            **{"channel": "eu", "digest": KEY, "weight": 5.0, "generation": 1, "owner": "run:x"},
+            "languages": ["eu"],
+            **{"at": AT, "lease_until": AT},
+        },
+        "promotion_steps": {
+            **{"id": 7, "channel": "eu", "generation": 1, "digest": KEY, "step": "canary 5", "ended": "done"},
+            **{"seconds": 1.5, "said": "ñ", "figures": {"canary": {"requests": 3}}, "flow_run_id": None, "at": AT},
+        },
     }
 
 
