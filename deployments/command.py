@@ -11,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from deployments import base_commands, collecting, completion, operating, publishing
+from deployments import auditing, base_commands, collecting, completion, operating, publishing
 from deployments.deploy_command import deploy
+from deployments.gate_commands import gate, replay
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
 from tasks.domain.errors import InputError, PipelineError, TransientError
@@ -35,7 +36,9 @@ base = typer.Typer(
     epilog=app.info.epilog,
 )
 app.add_typer(base)
+app.add_typer(gate)
 app.command()(deploy)
+app.command()(replay)
 
 
 @app.command()
@@ -331,6 +334,7 @@ def agent() -> None:
 for _name, _run in base_commands.COMMANDS.items():
     base.command(_name)(_run)
 app.command()(collecting.gc)
+app.command()(auditing.audit)
 app.command()(publishing.publish)
 app.command()(operating.doctor)
 app.command()(operating.backup)

@@ -39,6 +39,7 @@ from deployments.pools import (
     queues,
 )
 from flows.approve_release import approve_release
+from flows.audit_serving import audit_serving
 from flows.backfill_base import backfill_base
 from flows.collect_garbage import collect_garbage
 from flows.merge_candidate import merge_candidate
@@ -106,6 +107,14 @@ def deployments(settings: Settings, version: str, command: str | None = HERE) ->
         tags=["empelt"],
         **common,
     )
+    audit = audit_serving.to_deployment(
+        name="nightly",
+        description="Holds what each channel answers against what it should serve.",
+        schedules=[Cron(settings.audit_cron, timezone=settings.timezone, slug="nightly")],
+        work_pool_name=CONTROL,
+        tags=["empelt"],
+        **common,
+    )
     rest = [
         entry.flow.to_deployment(
             name=entry.name,
@@ -116,7 +125,7 @@ def deployments(settings: Settings, version: str, command: str | None = HERE) ->
         )
         for entry in ENTRIES
     ]
-    return [cast(RunnerDeployment, deployment) for deployment in (watch, garbage, *rest)]
+    return [cast(RunnerDeployment, deployment) for deployment in (watch, garbage, audit, *rest)]
 
 
 class Wanted(NamedTuple):

@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from tasks.domain.errors import InputError
 from tasks.doors import open_ledger, open_store
 from tasks.endpoints.agent import Agent
+from tasks.endpoints.cluster.client import open_cluster
+from tasks.endpoints.cluster.objects import ClusterPlan
+from tasks.endpoints.cluster.reconciler import Reconciler
 from tasks.endpoints.gateway_config import GatewayConfig
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.limits import Limits
@@ -27,9 +30,15 @@ def run_agent_here(chosen: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    made = reconciler_of(chosen) if chosen.endpoint == "kubernetes" else agent_of(chosen)
+    made.run(stop)
+
+
+def agent_of(chosen: Settings) -> Agent:
+    """The agent of this host."""
     # The rest is for the operating system, the server and the workers.
     memory = chosen.device_memory_gib << 30 or int(psutil.virtual_memory().total * 0.8)
-    agent = Agent(
+    return Agent(
         name="local",
         state=open_ledger(),
         launcher=LauncherProcess(
@@ -48,7 +57,41 @@ def run_agent_here(chosen: Settings) -> None:
         profile=ServingProfile(device=chosen.device),
         drain_seconds=chosen.drain_seconds,
     )
-    agent.run(stop)
+
+
+def reconciler_of(chosen: Settings) -> Reconciler:
+    """The agent of a cluster.
+
+    Raises:
+        InputError: the client is not installed, or no cluster is named.
+    """
+    plan = ClusterPlan(
+        namespace=chosen.cluster_namespace,
+        installation=chosen.cluster_installation,
+        serving_image=chosen.cluster_serving_image,
+        pipeline_image=chosen.cluster_pipeline_image,
+        store_claim=chosen.cluster_store_claim,
+        store=str(chosen.store),
+        node_class=chosen.cluster_node_class,
+        gpus=chosen.cluster_gpus,
+        cpu=chosen.cluster_cpu,
+        memory_gib=chosen.cluster_memory_gib,
+        shared_memory_gib=chosen.cluster_shared_memory_gib,
+        room_seconds=chosen.cluster_room_seconds,
+        start_seconds=chosen.cluster_start_seconds,
+    )
+    return Reconciler(
+        name="local",
+        state=open_ledger(),
+        client=open_cluster(namespace=plan.namespace, manager=f"empelt-{plan.installation}"),
+        plan=plan,
+        artifacts=open_store(),
+        routes=chosen.routes,
+        gateway=chosen.gateway_url,
+        gateway_key=chosen.own_key,
+        profile=ServingProfile(device=chosen.device),
+        drain_seconds=chosen.drain_seconds,
+    )
 
 
 def run_gateway_here() -> None:

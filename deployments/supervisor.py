@@ -8,7 +8,6 @@ killed `empelt up` left behind is found by that variable, whoever its parent is 
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from deployments.scratch import remove_unused
 from tasks.domain.errors import AddressInUse, EndpointUnavailable, InputError
 from tasks.processes import end_processes, marked_processes, same_process
 from tasks.store.identity import start_of
@@ -26,6 +26,7 @@ from tasks.store.identity import start_of
 MARK = "EMPELT_INSTANCE"
 STEADY_SECONDS = 600
 """A child that ran for so long before it died is restarted at once again, without a longer pause."""
+TIDY_SECONDS = 3.0
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Child:
         is_ready: asked until it says True.
         ready_seconds: how long that may take.
         grace_seconds: between SIGTERM and SIGKILL when it is ended.
-        scratch: its TMPDIR, empty whenever it starts: what one that was killed has left there goes with its successor.
+        scratch: its TMPDIR. What one that was killed has left there goes when its successor starts, or later, with the
+            last process that works there.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Supervisor:
         self.run = home / "run"
         self.logs = home / "logs"
         self.children: list[Child] = []
+        self._in_use: set[Path] = set()
+        self._looked_at = 0.0
         for folder in (self.run, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.run.chmod(0o700)
@@ -81,8 +85,8 @@ class Supervisor:
         log = (self.logs / f"{child.name}.log").open("ab")
         environment = {**os.environ, **child.env, MARK: self.instance}
         if child.scratch is not None:
-            shutil.rmtree(child.scratch, ignore_errors=True)
-            child.scratch.mkdir(parents=True)
+            child.scratch.mkdir(parents=True, exist_ok=True)
+            self._in_use |= remove_unused(child.scratch.iterdir(), self.instance, MARK)
             environment["TMPDIR"] = str(child.scratch)
         child.process = subprocess.Popen(
             list(child.argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -110,7 +114,8 @@ class Supervisor:
         raise EndpointUnavailable(f"{child.name} was not ready after {child.ready_seconds:.0f} s{self._tail(child)}")
 
     def revive(self, say: Callable[[str], None]) -> None:
-        """Restart children that have died, with back-off: 1, 2, 4 ... 60 seconds."""
+        """Restart children that have died, with back-off: 1, 2, 4 ... 60 seconds. Remove what the dead have left."""
+        self._tidy()
         for child in self.children:
             if child.process is None or child.process.poll() is None:
                 continue
@@ -133,7 +138,14 @@ class Supervisor:
                 child.process.wait()
         self.children.clear()
         self.end_leftovers()
+        self._in_use = remove_unused(self._in_use, self.instance, MARK)
         self._lock.close()
+
+    def _tidy(self) -> None:
+        """Every few seconds, and only while there is something: it looks at every process."""
+        if self._in_use and time.monotonic() - self._looked_at > TIDY_SECONDS:
+            self._looked_at = time.monotonic()
+            self._in_use = remove_unused(self._in_use, self.instance, MARK)
 
     def end_leftovers(self) -> list[str]:
         """End every process of this home that is not one of our children; names of those ended."""

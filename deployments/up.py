@@ -162,7 +162,7 @@ def bring_up(settings: Settings, say: Say, *, hub: Child | None = None) -> Itera
 
 
 def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
-    """Prefect server, launcher, gateway, agent, and the receiver if anything is to be received or measured.
+    """Prefect server, launcher, agent, gateway, and the receiver if anything is to be received or measured.
 
     Only a worker has to do with the Hub, so only a worker gets the token; and so on with the other secrets.
     """
@@ -191,13 +191,6 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
             is_ready=lambda: answers(f"{settings.prefect_url}/api/ready"),
             ready_seconds=180,
         ),
-        Child(
-            "gateway",
-            [*empelt, "gateway"],
-            withheld(environment, *(name for name in SECRETS if not name.startswith("gateway_"))),
-            is_ready=lambda: answers(f"{settings.gateway_url}/health"),
-            grace_seconds=settings.drain_seconds + 10,
-        ),
         # Its socket appears when vLLM is imported: 17 s on quiet cores. It must outlive an agent that crashes.
         Child(
             "launcher",
@@ -215,6 +208,14 @@ def servers(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
             [*empelt, "agent"],
             withheld(environment, "hub_token", "publish_token", "webhook_secret", "prefect_auth", "gateway_keys"),
             is_ready=lambda: (open_ledger().agent_last_seen() or long_ago) > began,
+        ),
+        # After all that its streams need, since what was started last is ended first: streams go on to their ends.
+        Child(
+            "gateway",
+            [*empelt, "gateway"],
+            withheld(environment, *(name for name in SECRETS if not name.startswith("gateway_"))),
+            is_ready=lambda: answers(f"{settings.gateway_url}/health"),
+            grace_seconds=settings.drain_seconds + 10,
         ),
         *receivers(settings, environment),
     ]

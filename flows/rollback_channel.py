@@ -4,7 +4,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from tasks.domain.jobs import Promoted
-from tasks.promote import drain, stage
+from tasks.promote import drain, stage, verify
 from tasks.promotions import promotion
 from tasks.publish import announce, choose_previous, confirm_visible, switch_channel
 
@@ -21,6 +21,7 @@ def rollback_channel(channel: str, to: str = "previous", reason: str = "by hand"
     request = choose_previous(channel, to, reason)
     with promotion(request, back=True) as way:
         stage(way)
+        verify(way)
         state = switch_channel(request)
         confirm_visible(state)
         drain(way, state)

@@ -57,7 +57,8 @@ def open_endpoint(family: str = "") -> "Endpoint":
     chosen = settings()
     wanted = open_catalog().family(family).serving.model_dump() if family else {}
     profile = ServingProfile(**wanted, device=chosen.device)
-    return ENDPOINTS["local"](open_ledger(), gateway=chosen.gateway_url, profile=profile, gateway_key=chosen.own_key)
+    made = ENDPOINTS[chosen.endpoint]
+    return made(open_ledger(), gateway=chosen.gateway_url, profile=profile, gateway_key=chosen.own_key)
 
 
 @lru_cache

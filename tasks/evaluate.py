@@ -20,6 +20,7 @@ from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
 from tasks.harness.child import arguments, read_result
 from tasks.harness.suite import Cost
+from tasks.identity import record_outputs
 from tasks.runs import is_transient
 from tasks.scores import joined, key_of, record, stored
 from tasks.settings import settings
@@ -93,7 +94,25 @@ def evaluate_candidate(job: Job, ready: Ready) -> tuple[Candidate, Evaluation]:
         serving=dict(ready.serving),
         staged_at=datetime.now(UTC),
     )
-    return candidate, evaluate_model(f"{job.name} (candidate)", ready, gate_of(job).benchmarks)
+    label = f"{job.name} (candidate)"
+    record_answers(label, ready, open_catalog().target(job.family, job.target).languages)
+    return candidate, evaluate_model(label, ready, gate_of(job).benchmarks)
+
+
+@task(
+    name="record-outputs",
+    task_run_name="reference outputs of {label}",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=is_transient,
+)
+def record_answers(label: str, ready: Ready, languages: Sequence[str]) -> None:
+    """What the candidate says to the fixed prompts, by which it is known again wherever it is served.
+
+    First of all: a server that gives no log-probabilities is refused before hours of questions to it.
+    """
+    known = record_outputs(ready, languages)
+    get_run_logger().info("%s: answers to %d fixed prompts are on record", label, len(known.answers))
 
 
 def evaluate_references(job: Job, candidate: Candidate) -> dict[str, Evaluation]:

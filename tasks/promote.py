@@ -4,15 +4,18 @@ The steps themselves are plain Python in ``tasks.endpoints.promotion``; what out
 """
 
 import time
+from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.domain.errors import InputError
 from tasks.domain.models import ChannelState
 from tasks.domain.promotion import CanaryStep
-from tasks.doors import open_catalog
+from tasks.doors import open_catalog, open_ledger
 from tasks.endpoints.promotion import step_name
+from tasks.identity import verify_staged
 from tasks.promotions import Way, as_served
 from tasks.settings import settings
 from tasks.stage import NoRoom, staged
@@ -41,6 +44,26 @@ def stage(way: Way) -> None:
         get_run_logger().warning("%s", said)
         return
     way.promoter.record("stage", time.monotonic() - began, f"{way.ready.model} is up")
+
+
+@task(name="verify", task_run_name="verify {way.request.channel}", cache_policy=NO_CACHE)
+def verify(way: Way) -> None:
+    """Ask the staged instance what the judged model was asked, before any traffic.
+
+    Raises:
+        PromotionRefused: it is not the model that was judged, or cannot show that it is.
+        EndpointUnavailable: it does not answer.
+    """
+    if way.ready is None:
+        return
+    serves, began = open_ledger().channel(way.request.channel), time.monotonic()
+    try:
+        proof = verify_staged(way.ready, previous=serves.artifact_digest if serves else None)
+    except InputError as wrong:
+        way.promoter.refuse("verify", time.monotonic() - began, wrong.problems or (str(wrong),), {})
+    ended: Literal["done", "skipped"] = "skipped" if proof.unproven else "done"
+    way.promoter.record("verify", time.monotonic() - began, str(proof), ended=ended)
+    get_run_logger().info("%s before the switch: %s", way.ready.model, proof)
 
 
 @task(name="warm", task_run_name="warm {way.request.channel}", cache_policy=NO_CACHE)

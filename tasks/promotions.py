@@ -11,13 +11,13 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from tasks.domain.errors import CatalogError, PromotionRefused
+from tasks.domain.errors import CatalogError, ModelRefused, PromotionRefused
 from tasks.domain.jobs import Promoted, PublishRequest
 from tasks.domain.overview import page_key
 from tasks.domain.promotion import CanaryStep, PromotionPolicy
 from tasks.domain.promotion_page import promotion_page
 from tasks.domain.records import JobOutcome
-from tasks.doors import open_catalog, open_ledger
+from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.promotion import Promoter, stands
 from tasks.endpoints.protocol import Ready
 from tasks.runs import own_name, warn_of
@@ -94,6 +94,26 @@ def as_served(request: PublishRequest) -> Mapping[str, Any] | None:
     """How the artifact was served when its channel was switched to it last; None if it never was."""
     switches = open_ledger().promotions(request.channel)
     return next((dict(one.extra) for one in switches if one.artifact_digest == request.artifact_digest), None)
+
+
+def require_stored(request: PublishRequest) -> None:
+    """Refuse what the store has not got; what it has is from now on in use, and no collection of garbage takes it.
+
+    Raises:
+        ModelRefused: naming what is there instead.
+    """
+    if open_store().use(request.artifact_digest):
+        return
+    there = [
+        f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})"
+        for p in open_ledger().promotions(request.channel)
+        if open_store().has(p.artifact_digest)
+    ]
+    raise ModelRefused(
+        f"{request.channel!r} cannot serve {request.release}: its artifact {request.artifact_digest} is not in the "
+        "store any more. Run its job again from the form of remerge-release, or go back to one that is there",
+        problems=there or ["none of those that it has served is"],
+    )
 
 
 @task(name="show-promotion", task_run_name="show {request.channel}", cache_policy=NO_CACHE)

@@ -8,14 +8,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, PromotionFailed
+from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page, plain
 from tasks.doors import open_endpoint, open_ledger, open_store
 from tasks.endpoints.wishes import KEEP_PREVIOUS
-from tasks.promotions import as_served, policy_of
+from tasks.identity import verify_public
+from tasks.promotions import as_served, policy_of, require_stored
 from tasks.settings import settings
 from tasks.steps import record_confirmed, record_once
 
@@ -29,7 +30,7 @@ def switch_channel(request: PublishRequest) -> ChannelState:
         ModelRefused: if a person's request names an artifact that the store has not got. Nothing is changed then.
     """
     if request.claim_key is None:  # a job's candidate answers at this moment; what a person names may be long gone
-        _require_stored(request)
+        require_stored(request)
     run_id, began = flow_run.get_id(), time.monotonic()
     state = open_ledger().switch_channel(
         request.channel,
@@ -50,25 +51,9 @@ def switch_channel(request: PublishRequest) -> ChannelState:
     return state
 
 
-def _require_stored(request: PublishRequest) -> None:
-    """Refuse what the store has not got; what it has is from now on in use, and no collection of garbage takes it."""
-    if open_store().use(request.artifact_digest):
-        return
-    there = [
-        f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})"
-        for p in open_ledger().promotions(request.channel)
-        if open_store().has(p.artifact_digest)
-    ]
-    raise ModelRefused(
-        f"{request.channel!r} cannot serve {request.release}: its artifact {request.artifact_digest} is not in the "
-        "store any more. Run its job again from the form of remerge-release, or go back to one that is there",
-        problems=there or ["none of those that it has served is"],
-    )
-
-
 @task(name="confirm", task_run_name="confirm {state.channel} generation {state.generation}", cache_policy=NO_CACHE)
 def confirm_visible(state: ChannelState) -> None:
-    """Wait until the gateway has said that it routes by this generation; switch back if it does not in time.
+    """Wait until the gateway routes by this generation, and ask who answers; switch back if that is not as it should.
 
     Raises:
         PromotionFailed: naming the agent's last heartbeat, and what the channel serves again.
@@ -77,9 +62,11 @@ def confirm_visible(state: ChannelState) -> None:
         seen = open_endpoint().wait_visible(
             state.channel, generation=state.generation, deadline_seconds=settings().visible_deadline_seconds
         )
-    except EndpointUnavailable as error:
+        proof = verify_public(state)
+    except (EndpointUnavailable, InputError) as error:
         raise PromotionFailed(f"{state.channel}: {error}. {_switch_back(state, str(error))}") from error
-    get_run_logger().info("%s", record_confirmed(state, seen.seconds))
+    tell = get_run_logger().warning if proof.unproven else get_run_logger().info
+    tell("%s", record_confirmed(state, seen.seconds, str(proof)))
 
 
 def _switch_back(state: ChannelState, reason: str) -> str:
@@ -95,7 +82,7 @@ def _switch_back(state: ChannelState, reason: str) -> str:
         target=before.target,
         family=before.family,
         expected_generation=state.generation,
-        reason=f"generation {state.generation} did not become visible: {reason}",
+        reason=f"generation {state.generation} was not confirmed: {reason}",
     )
     return (
         f"Switched back to {before.release} (artifact {before.artifact_digest[:12]}) as generation {back.generation}."
@@ -150,5 +137,5 @@ def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
         expected_generation=state.generation,
         reason=f"rolled back from {state.release} (generation {state.generation}): {reason}",
     )
-    _require_stored(request)
+    require_stored(request)
     return request

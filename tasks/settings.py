@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from tasks.settings_access import Access
+from tasks.settings_cluster import ClusterSettings
 from tasks.settings_gateway import GatewaySettings
 from tasks.settings_layers import home_of_this_process
 from tasks.settings_limits import LimitSettings
@@ -20,7 +21,7 @@ REMEMBERED = "installation.env"
 LAUNCHER = ROOT / "infra" / "serving" / "launcher.py"
 
 
-class Settings(Access, GatewaySettings, LimitSettings):
+class Settings(Access, GatewaySettings, LimitSettings, ClusterSettings):
     """Every knob of one installation. Set them as EMPELT_<NAME>; secrets never appear in logs or run parameters."""
 
     home: Path = Path(".empelt")

@@ -14,6 +14,8 @@ class LimitSettings(Layered):
     """What downloads and other half-done work may take up together; 0: as much as the disk has."""
     garbage_cron: str = "30 4 * * *"
     """When what nothing refers to any more is removed."""
+    audit_cron: str = "0 5 * * *"
+    """When what the channels answer is held against what was judged."""
     garbage_grace_hours: float = Field(default=168, ge=1)
     """An artifact is removed when nothing has referred to it for this long."""
     keep_generations: int = Field(default=2, ge=1)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import procfs
+import shared_segments
 import vllm_fork
 from refusals import StartRequest
 from serving_environment import instance_environment
@@ -72,8 +73,11 @@ class Instance:
 class Instances:
     """Every instance that this launcher started, ended ones included until their name is used again."""
 
-    def __init__(self, vllm: vllm_fork.ImportedVllm, logs: Path, close_in_child: Callable[[], None]) -> None:
+    def __init__(
+        self, vllm: vllm_fork.ImportedVllm, logs: Path, socket_path: Path, close_in_child: Callable[[], None]
+    ) -> None:
         self._vllm = vllm
+        self._socket_path = socket_path
         self._logs = logs
         self._close_in_child = close_in_child
         self._by_name: dict[str, Instance] = {}
@@ -131,6 +135,7 @@ class Instances:
             self._close_in_child()
             _become_instance(environment, log)
             _set_title(request.name)
+            shared_segments.name_segments(shared_segments.prefix_of(self._socket_path, os.getpid()))
             # Kept for the life of the process: a local of the frame that vLLM's server runs in.
             witness = procfs.map_weights(request.model)
             logger.info("mapped %d weight files of %s, serving from a fork", len(witness), request.model)
@@ -147,7 +152,7 @@ class Instances:
         command = [sys.executable, str(_PLAIN), str(os.getpid()), str(request.model), *request.arguments()]
         process = subprocess.Popen(
             command,
-            env=environment,
+            env=environment | {"EMPELT_SEGMENTS": shared_segments.prefix_of(self._socket_path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -185,6 +190,7 @@ class Instances:
             _, status = os.waitpid(instance.pid, 0)
             instance.exit_code = os.waitstatus_to_exitcode(status)
             _remove_socket(instance.request.uds)
+            shared_segments.remove_segments(shared_segments.prefix_of(self._socket_path, instance.pid))
             logger.info(
                 "%s (pid %d) ended with %d, its group is gone", instance.request.name, instance.pid, instance.exit_code
             )

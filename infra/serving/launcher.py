@@ -26,6 +26,7 @@ from typing import Any
 _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 import procfs  # noqa: E402
+import shared_segments  # noqa: E402
 import vllm_fork  # noqa: E402
 from instances import Instance, Instances  # noqa: E402
 from refusals import LONGEST_SOCKET_PATH, check_start  # noqa: E402
@@ -59,7 +60,7 @@ class Launcher:
         self._die_with = die_with
         self._selector = selectors.DefaultSelector()
         self._connections: set[Connection] = set()
-        self._instances = Instances(vllm, logs, self._close_in_child)
+        self._instances = Instances(vllm, logs, socket_path, self._close_in_child)
         self._ending = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
@@ -277,6 +278,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     arguments.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     held = _hold(arguments.socket.absolute())
+    # Whoever held this place before is gone, and its instances with it.
+    if removed := shared_segments.remove_segments(shared_segments.prefix_of(arguments.socket)):
+        logger.warning("removed what killed instances have left in %s: %s", shared_segments.FOLDER, ", ".join(removed))
     why_plain = ""
     if arguments.plain:
         why_plain = "--plain was given"

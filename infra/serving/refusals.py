@@ -129,10 +129,10 @@ class StartRequest:
     flags: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
 
-    def arguments(self) -> list[str]:
+    def arguments(self, host: str = "127.0.0.1") -> list[str]:
         """The command line of vLLM. --host is given with --uds too: its default is every interface."""
         place = ["--uds", self.uds] if self.uds else ["--port", str(self.port)]
-        ours = ["--model", str(self.model), "--served-model-name", *self.served_names, "--host", "127.0.0.1", *place]
+        ours = ["--model", str(self.model), "--served-model-name", *self.served_names, "--host", host, *place]
         return [*ours, "--load-format", "safetensors", *self.flags]
 
 

@@ -1,7 +1,8 @@
 """One vLLM instance started the plain way: python vllm_plain.py <launcher's pid> <model folder> <vLLM's arguments>.
 
-What `python -m vllm.entrypoints.openai.api_server` does, with two things before it: this process and each that
-multiprocessing spawns from it die with their parent, and the weight files are mapped (see `procfs.map_weights`).
+What `python -m vllm.entrypoints.openai.api_server` does, with three things before it: this process and each that
+multiprocessing spawns from it die with their parent, their shared memory carries the launcher's name
+(EMPELT_SEGMENTS), and the weight files are mapped (see `procfs.map_weights`).
 multiprocessing runs the main script again in every process that it spawns, as __mp_main__, before it unpickles what the
 process is to do. That is how EngineCore and Worker, which vLLM spawns, come to be bound as well.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 import procfs  # noqa: E402
+import shared_segments  # noqa: E402
 
 # Twice where Python put the script's folder there itself: vLLM must not find our modules under its imports.
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
@@ -36,6 +38,10 @@ def main() -> int:
 
     return vllm_fork.serve(vllm_main, sys.argv[3:])
 
+
+# An instance is a session of its own: its first process has given the group its number.
+if __name__ in ("__main__", "__mp_main__"):
+    shared_segments.name_segments(f"{os.environ['EMPELT_SEGMENTS']}{os.getpgid(0)}-")
 
 if __name__ == "__main__":
     sys.exit(main())

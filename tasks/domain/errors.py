@@ -4,6 +4,8 @@
       x InputError            what was asked cannot be done as asked; never retried
         + CatalogError        a catalog or gate file is wrong: file, key, line
         + ModelRefused        a model failed the pre-flight or its identity check
+          + WrongModel        what answers is not the model that was judged
+        + LogprobsMissing     a server gave no log-probabilities, so nobody can say which model answers
         + UnknownBenchmark    a gate names a benchmark that no suite defines
         + ServingMissing      the serving environment is not installed or cannot start
         + AddressInUse        a port or a socket is taken by somebody else
@@ -40,6 +42,14 @@ class CatalogError(InputError):
 
 class ModelRefused(InputError):
     """A model was refused before or after its download: architecture, shapes, format, identity."""
+
+
+class WrongModel(ModelRefused):
+    """What answers is not the model that was judged: other outputs, another digest, other files."""
+
+
+class LogprobsMissing(InputError):
+    """A server answered without what its answers are compared by. It is never taken for a pass."""
 
 
 class UnknownBenchmark(InputError):

@@ -179,7 +179,9 @@ def _kept_score(check: Check, evidence: Evidence) -> Kept | None:
     if mine is None or theirs is None or allowed is None or theirs.value <= 0:
         return None
     gain = compare(check, mine, theirs)
-    share, low, high = (1 + value / theirs.value for value in (gain.mean, gain.lower(), gain.upper()))
+    share, low, high = (
+        1 + value / theirs.value for value in (gain.mean, gain.lower(at=-allowed), gain.upper(at=-allowed))
+    )
     return Kept(check.benchmark, check.metric, "instruct", "score", share, low, high, 1 - allowed / theirs.value)
 
 

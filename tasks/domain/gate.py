@@ -10,6 +10,9 @@ against a parent is judged by the gate's ``rule``:
                bound is below it, else undecided. Paired item by item where both sides stored items.
     point      passes if the point value fell by no more than max_drop. For fixtures whose n is too small for the above.
 
+On right/wrong items the bounds are those of ``tasks.domain.statistics_paired``: exact below 300 items. ``min_gain``
+asks for superiority, that the candidate is better than a parent by more than so much, by the same rule.
+
 ``keep_gain`` asks that a share of what the tuned parent gained on the instruct parent is kept, by the same rule, on
 ``candidate - (instruct + share * (tuned - instruct))``. Where the parents do not differ by 3 standard errors there is
 no gain to keep: the limit is not gated, and the verdict says so.
@@ -17,6 +20,9 @@ no gain to keep: the limit is not gated, and the verdict says so.
 All checks pass or nothing does (an intersection-union test), so a truly worse model passes with at most 5 % and no
 correction for the number of checks is due. ``critical`` decides nothing here: it names the slices on which a candidate
 is compared with the live model (``tasks.domain.verdict``).
+
+``tier`` says what a check is for: ``critical`` and ``supporting`` ones decide, an ``advisory`` one is shown and decides
+nothing. With ``sequential`` the candidate is judged after a part of its items (``tasks.domain.looks``).
 
 A gate file serves many targets: ``{language}`` in a benchmark's name stands for each language of the target
 (``tasks.domain.fitting``).
@@ -31,10 +37,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
+from tasks.domain.looks import Sequential
 from tasks.domain.models import Digest, Noun
 
 Metric = Literal["acc", "strict", "bits_per_byte", "in_language"]
 Rule = Literal["confident", "point"]
+Tier = Literal["critical", "supporting", "advisory"]
+ROLES = ("instruct", "tuned")
+"""The references that a gate may name, ``tuned:<language>`` beside them; the live model is compared by itself."""
 LOWER_IS_BETTER: frozenset[str] = frozenset({"bits_per_byte"})
 PLACEHOLDER = "{language}"
 
@@ -50,12 +60,18 @@ class Check(Noun):
     """Highest value let through; for bits per byte."""
     max_drop: Mapping[str, float] = Field(default_factory=dict)
     """Parent's role (``instruct``, ``tuned``) to how much worse than it the candidate may be."""
+    min_gain: Mapping[str, float] = Field(default_factory=dict)
+    """Parent's role to how much better than it the candidate must be."""
     keep_gain: float | None = Field(default=None, gt=0, le=1)
     """Share of the tuned parent's gain on the instruct parent that the candidate must keep."""
     language: str | None = None
     """Whose tuned base ``tuned`` means where the target has several; ``{language}`` fills it in."""
     critical: bool = False
     """Whether the slice counts in the comparison with the live model."""
+    capability: str | None = None
+    """What the slice is about, for people and for linting: ``knowledge``, ``reading``, ``instruct``."""
+    tier: Tier | None = None
+    """``critical`` is the same as ``critical: true``; ``supporting`` if neither is given."""
     min_items: int = Field(default=1, ge=1)
     """With fewer scored items the check is undecided."""
     live_tolerance: float | None = Field(default=None, ge=0)
@@ -65,6 +81,16 @@ class Check(Noun):
     def higher_is_better(self) -> bool:
         """Whether more is better."""
         return self.metric not in LOWER_IS_BETTER
+
+    @property
+    def decides(self) -> bool:
+        """Whether the check can reject or hold a candidate."""
+        return self.tier != "advisory"
+
+    @property
+    def slice(self) -> str:
+        """Language and capability: ``eu.knowledge``; the benchmark's name where no capability is stated."""
+        return f"{self.language or 'all'}.{self.capability}" if self.capability else self.benchmark
 
     @property
     def tolerance(self) -> float:
@@ -82,6 +108,7 @@ class Check(Noun):
         if self.ceiling is not None:
             parts.append(f"<= {self.ceiling:g}")
         parts.extend(f"{role}: at most {drop:g} worse" for role, drop in sorted(self.max_drop.items()))
+        parts.extend(f"{role}: more than {gain:g} better" for role, gain in sorted(self.min_gain.items()))
         if self.keep_gain is not None:
             parts.append(f"keeps {self.keep_gain:.0%} of tuned's gain on instruct")
         return "; ".join(parts)
@@ -89,7 +116,11 @@ class Check(Noun):
     @property
     def roles(self) -> frozenset[str]:
         """The parents that the check compares with, as the gate file names them."""
-        return frozenset(self.max_drop) | ({"instruct", "tuned"} if self.keep_gain is not None else set())
+        return (
+            frozenset(self.max_drop)
+            | frozenset(self.min_gain)
+            | ({"instruct", "tuned"} if self.keep_gain is not None else set())
+        )
 
     def parent(self, role: str, roles: Collection[str]) -> str:
         """Which of ``roles`` is meant by ``role``: ``tuned`` is ``tuned:eu`` where there are several."""
@@ -103,13 +134,18 @@ class Check(Noun):
 
     @model_validator(mode="after")
     def _limits_fit_the_metric(self) -> "Check":
+        if self.tier is not None and self.critical != (self.tier == "critical"):
+            if self.critical:
+                raise ValueError(f"critical: true and tier: {self.tier} contradict each other; give one of them")
+            object.__setattr__(self, "critical", True)
         wrong, right = ("floor", "ceiling") if self.metric in LOWER_IS_BETTER else ("ceiling", "floor")
         if getattr(self, wrong) is not None:
             raise ValueError(f"{wrong} with metric {self.metric}: it would never block. Use {right}")
         limit = self.ceiling if self.floor is None else self.floor
         if limit is None and not self.roles:
             raise ValueError(
-                f"no limit at all: it would never block. Give {right}, max_drop or keep_gain, or drop the check"
+                f"no limit at all: it would never block. Give {right}, max_drop, min_gain or keep_gain,"
+                " or drop the check"
             )
         strange = [found for found in re.findall(r"{.*?}", self.benchmark) if found != PLACEHOLDER]
         if strange:
@@ -120,6 +156,15 @@ class Check(Noun):
             raise ValueError(f"floor {self.floor:g} is not a share between 0 and 1")
         if self.ceiling is not None and not 0 < self.ceiling < math.inf:
             raise ValueError(f"ceiling {self.ceiling:g} is not a positive number of bits per byte")
+        strangers = sorted(r for r in self.roles if r not in ROLES and not re.fullmatch(r"tuned:[a-z]{2,3}", r))
+        if strangers:
+            known = ", ".join(ROLES)
+            raise ValueError(f"unknown reference {', '.join(strangers)}; known: {known}, tuned:<language>")
+        for role, gain in self.min_gain.items():
+            if not 0 <= gain < math.inf:
+                raise ValueError(f"min_gain.{role} is {gain:g}: give how much better is asked for, as a number >= 0")
+            if role in self.max_drop:
+                raise ValueError(f"max_drop.{role} and min_gain.{role}: the second says more; drop the first")
         for role, drop in self.max_drop.items():
             if not 0 <= drop < math.inf:
                 raise ValueError(f"max_drop.{role} is {drop:g}: give how much worse is allowed, as a number >= 0")
@@ -135,6 +180,8 @@ class Gate(Noun):
     checks: tuple[Check, ...]
     max_requests: int = Field(default=1500, ge=1)
     """Budget of HTTP requests for one candidate; suites that need more are refused when the catalog is read."""
+    sequential: Sequential | None = None
+    """When the candidate is judged before all items are there; None: once, with all."""
 
     def digest(self) -> Digest:
         """Changes with every limit; not with the order of checks. A changed gate makes a new verdict due.
@@ -143,7 +190,8 @@ class Gate(Noun):
         """
         stated = (c.model_dump(exclude_defaults=True) for c in self.checks)
         checks = sorted(stated, key=lambda c: (c["benchmark"], c["metric"]))
-        return fingerprint(kind="gate", name=self.name, rule=self.rule, checks=checks)
+        later = {} if self.sequential is None else {"sequential": self.sequential.model_dump(mode="json")}
+        return fingerprint(kind="gate", name=self.name, rule=self.rule, checks=checks, **later)
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -176,6 +224,8 @@ class Gate(Noun):
         twice = sorted({f"{b}/{m}" for b, m in pairs if pairs.count((b, m)) > 1})
         if twice:
             raise ValueError(f"checked twice: {', '.join(twice)}. Join their limits in one check")
+        if self.rule == "point" and self.sequential is not None:
+            raise ValueError("sequential with rule point: point values know no uncertainty to stop by. Use confident")
         if not any(c.critical for c in self.checks):
             raise ValueError("no check is critical: no candidate could ever be stronger than the live model. Mark some")
         return self
@@ -233,6 +283,7 @@ def _in_words(
     place = (key or "gate") if isinstance(where, str) else where(loc)
     if kind == "extra_forbidden":
         known = Gate.model_fields if len(loc) == 1 else Check.model_fields
+        known = Sequential.model_fields if loc[0] == "sequential" else known
         return f"{place}: unknown key; known here: {', '.join(known)}"
     shown = "" if kind in ("missing", "value_error") else f" (found {value!r})"
     return f"{place}: {message.removeprefix('Value error, ')}{shown}"

@@ -77,16 +77,21 @@ class Item(Noun):
     value: float
     """1/0 for right or wrong; for bits per byte the item's negative log2-likelihood in bits."""
     weight: float = 1.0
-    """Bytes of the item's text for bits per byte, else 1. The score is sum(value) / sum(weight)."""
+    """Bytes of the item's text for bits per byte, its instructions for ``followed``, else 1.
+
+    The score is sum(value) / sum(weight).
+    """
     answer: str = ""
     """What the model said, cut to 200 characters; empty for log-likelihood items."""
+    cluster: str = ""
+    """The passage or exam that the item shares with others, which are right or wrong together; "" for none."""
 
 
 class Score(Noun):
     """What lm-eval found for one benchmark on one model."""
 
     benchmark: str
-    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language"]
+    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed"]
     value: float
     stderr: float
     n: int

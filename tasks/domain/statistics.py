@@ -1,16 +1,20 @@
-"""The statistics of a gate: paired differences, intervals, exact tests. Pure; standard library only.
+"""The statistics of a gate: paired differences, their bounds, intervals. Pure; standard library only.
 
 Two models answer the same items, so what counts is the difference on each item: the variance that the items themselves
 bring cancels. A score is ``sum(value) / sum(weight)``, which is a mean for right/wrong items (weight 1) and a ratio for
-bits per byte (weight = bytes); one linearised formula serves both. Here and not in ``tasks.harness``, since the gate
-(``tasks.domain.gate``) may import nothing but the domain.
+bits per byte (weight = bytes); one linearised formula serves both. Items of one passage or exam are right or wrong
+together: where items name a cluster, residuals are added up by cluster before they are squared, and clusters are
+counted instead of items (Miller 2024, arXiv 2411.00640). Differences of two models on right/wrong items without
+clusters are judged from their table (``tasks.domain.statistics_paired``): exactly below 300 items. Here and not in
+``tasks.harness``, since the gate (``tasks.domain.gate``) may import nothing but the domain.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+from tasks.domain import statistics_paired as tables
 from tasks.domain.models import Item, Score
 
 
@@ -23,6 +27,11 @@ class Difference(NamedTuple):
     """Items behind it; the smaller of the two counts where items are not paired."""
     paired: bool
 
+    clusters: int = 0
+    """Clusters that the items fall into; 0 where each stands for itself."""
+    table: tuple[int, int] | None = None
+    """Items that only ours, and only theirs, has right; None where that does not say it all."""
+
     @property
     def in_stderrs(self) -> float:
         """The difference in standard errors of its own; 0 where nothing differs at all."""
@@ -30,13 +39,31 @@ class Difference(NamedTuple):
             return 0.0
         return self.mean / self.stderr if self.stderr else math.copysign(math.inf, self.mean)
 
-    def lower(self, confidence: float = 0.95) -> float:
-        """One-sided lower bound."""
-        return self.mean - quantile(confidence, self.n - 1) * self.stderr
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of ``stderr``."""
+        return (self.clusters or self.n) - 1
 
-    def upper(self, confidence: float = 0.95) -> float:
-        """One-sided upper bound."""
-        return self.mean + quantile(confidence, self.n - 1) * self.stderr
+    def lower(self, confidence: float = 0.95, at: float = 0.0) -> float:
+        """One-sided lower bound; ``at`` is the limit that it will be compared with, at which exact tests are exact."""
+        if self.table is not None:
+            return tables.bound(*self.table, self.n, tables.critical(self.n, at, 1 - confidence))
+        return self.mean - quantile(confidence, self.degrees) * self.stderr if confidence < 1 else -math.inf
+
+    def upper(self, confidence: float = 0.95, at: float = 0.0) -> float:
+        """One-sided upper bound; ``at`` as for ``lower``."""
+        mirrored = self.mirrored()
+        return -mirrored.lower(confidence, -at)
+
+    def mirrored(self) -> "Difference":
+        """The same difference, seen from the other side."""
+        return self._replace(mean=-self.mean, table=self.table and (self.table[1], self.table[0]))
+
+    def standard(self, limit: float) -> float:
+        """How far above ``limit`` the difference is, as a standard normal value if it is ``limit`` in truth."""
+        if self.table is not None:
+            return tables.score(*self.table, self.n, limit)
+        return self._replace(mean=self.mean - limit).in_stderrs
 
 
 class Interval(NamedTuple):
@@ -54,7 +81,7 @@ def is_binary(items: Sequence[Item]) -> bool:
 def mean_and_stderr(items: Sequence[Item]) -> tuple[float, float]:
     """The score over ``items`` and its standard error.
 
-    Right/wrong: ``sqrt(p(1-p)/n)``. Else the ratio estimator's, with n-1 below the line.
+    Right/wrong: ``sqrt(p(1-p)/n)``. Else the ratio estimator's, with n-1 below the line. Clustered where items are.
 
     Raises:
         ValueError: if there are no items, or their weights do not add up to more than 0.
@@ -63,7 +90,11 @@ def mean_and_stderr(items: Sequence[Item]) -> tuple[float, float]:
     if total <= 0:
         raise ValueError(f"{len(items)} items of total weight {total}: a score needs at least one item with weight")
     mean = math.fsum(i.value for i in items) / total
-    return mean, _ratio_stderr([i.value - mean * i.weight for i in items], total, binary=is_binary(items))
+    residuals = [i.value - mean * i.weight for i in items]
+    groups = _by_cluster(residuals, items)
+    if groups is not None:
+        return mean, _ratio_stderr(groups, total, binary=False)
+    return mean, _ratio_stderr(residuals, total, binary=is_binary(items))
 
 
 def paired_difference(ours: Sequence[Item], theirs: Sequence[Item]) -> Difference:
@@ -104,8 +135,23 @@ def paired_contrast(terms: Sequence[tuple[float, Sequence[Item]]]) -> Difference
     deltas = [(math.fsum(f * side[key].value for f, side in sides), item.weight) for key, item in first.items()]
     mean = math.fsum(d for d, _ in deltas) / total
     binary = all(abs(factor) == 1.0 and is_binary(items) for factor, items in terms)
-    stderr = _ratio_stderr([d - mean * w for d, w in deltas], total, binary=binary)
-    return Difference(mean, stderr, len(first), paired=True)
+    is_pair = binary and [factor for factor, _ in terms] == [1.0, -1.0]
+    residuals = [d - mean * w for d, w in deltas]
+    groups = _by_cluster(residuals, first.values())
+    if groups is not None:
+        return Difference(mean, _ratio_stderr(groups, total, binary=False), len(first), True, len(groups))
+    stderr = _ratio_stderr(residuals, total, binary=binary)
+    table = (sum(d > 0.5 for d, _ in deltas), sum(d < -0.5 for d, _ in deltas)) if is_pair else None
+    return Difference(mean, stderr, len(first), True, table=table)
+
+
+def _by_cluster(residuals: Sequence[float], items: Iterable[Item]) -> list[float] | None:
+    """Residuals added up by cluster; None where every item stands for itself."""
+    sums: dict[tuple[str, str], float] = {}
+    for residual, item in zip(residuals, items, strict=True):
+        key = ("cluster", item.cluster) if item.cluster else ("item", item.item_id)
+        sums[key] = sums.get(key, 0.0) + residual
+    return list(sums.values()) if len(sums) < len(residuals) else None
 
 
 def unpaired_difference(ours: Score, theirs: Score) -> Difference:

@@ -13,6 +13,7 @@ from typing import Literal
 from tasks.domain.errors import InputError
 from tasks.domain.findings import Finding, compare, findings
 from tasks.domain.gate import Check, Gate, Rule
+from tasks.domain.looks import WHOLE, Levels, Stop
 from tasks.domain.models import Digest, Evaluation, Noun, Score
 
 Outcome = Literal["passed", "rejected", "undecided"]
@@ -61,6 +62,8 @@ class Verdict(Noun):
     rows: tuple[Row, ...]
     reasons: tuple[str, ...]
     """Sentences for people: first the gate's, then the comparison with the live model."""
+    stop: Stop | None = None
+    """At which look it was decided, and what that saved; None for a gate without looks."""
 
     @property
     def passed(self) -> bool:
@@ -68,7 +71,13 @@ class Verdict(Noun):
         return self.outcome == "passed"
 
 
-def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None) -> Verdict:
+def judge(
+    gate: Gate,
+    candidate: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+    levels: Levels = WHOLE,
+) -> Verdict:
     """Judge ``candidate`` by ``gate``.
 
     Args:
@@ -76,13 +85,14 @@ def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], 
         candidate: its scores.
         parents: scores of the models that it was merged from, by role; those that the gate names must be among them.
         live: scores of the model that the channel serves now; None where it serves none.
+        levels: of the look at which this is, where the candidate was asked a part of the items that the others were.
 
     Raises:
         InputError: if two evaluations cannot be compared: a benchmark scored on other items, or with another lm-eval,
             suite or serving image. All such problems are listed.
     """
-    _refuse_unlike(gate, candidate, {**parents, **({"live": live} if live else {})})
-    rows = tuple(_row(check, gate.rule, candidate, parents, live) for check in gate.checks)
+    _refuse_unlike(gate, candidate, {**parents, **({"live": live} if live else {})}, levels)
+    rows = tuple(_row(check, gate.rule, candidate, parents, live, levels) for check in gate.checks)
     oks, gated = [row.ok for row in rows], sum(row.gated for row in rows)
     outcome: Outcome = "rejected" if False in oks else "undecided" if None in oks or not gated else "passed"
     reasons = [f"{row.benchmark}: {row.reason}." for row in rows if row.ok is not True]
@@ -91,7 +101,7 @@ def judge(gate: Gate, candidate: Evaluation, parents: Mapping[str, Evaluation], 
     elif not reasons:
         reasons.append(f"All {gated} {'checks' if gated == len(rows) else 'gated checks'} of gate {gate.name} passed.")
     reasons += [f"{row.benchmark}: {said}." for row in rows for said in row.not_gated]
-    stronger, comparison = _against_live(gate, candidate, live)
+    stronger, comparison = _against_live(gate, candidate, live, levels)
     return Verdict(
         outcome=outcome,
         gate=gate.name,
@@ -110,7 +120,12 @@ def _find(evaluation: Evaluation | None, check: Check) -> Score | None:
     return next((s for s in scores if s.benchmark == check.benchmark and s.metric == check.metric), None)
 
 
-def _refuse_unlike(gate: Gate, candidate: Evaluation, others: Mapping[str, Evaluation]) -> None:
+def is_final(verdict: Verdict) -> bool:
+    """Whether a look before the last decides: rejected, or passed and fit to be published."""
+    return verdict.outcome == "rejected" or (verdict.passed and verdict.stronger_than_live is not False)
+
+
+def _refuse_unlike(gate: Gate, candidate: Evaluation, others: Mapping[str, Evaluation], levels: Levels) -> None:
     problems = []
     for role, other in others.items():
         for fact in (*SAME_SETTINGS, *(f"benchmark:{name}" for name in gate.benchmarks)):
@@ -121,7 +136,13 @@ def _refuse_unlike(gate: Gate, candidate: Evaluation, others: Mapping[str, Evalu
             mine, score = _find(candidate, check), _find(other, check)
             if mine and score and mine.items and score.items:
                 ids, other_ids = {i.item_id: i.weight for i in mine.items}, {i.item_id: i.weight for i in score.items}
-                if ids != other_ids or len(ids) != len(mine.items) or len(other_ids) != len(score.items):
+                if not levels.is_last:  # a part of the items that the other was asked
+                    other_ids = {key: weight for key, weight in other_ids.items() if key in ids}
+                if (
+                    ids != other_ids
+                    or len(ids) != len(mine.items)
+                    or len({i.item_id for i in score.items}) != len(score.items)
+                ):
                     problems.append(
                         f"{role}: {check.benchmark}/{check.metric} was scored on other items"
                         f" ({len(score.items)}, the candidate's are {len(mine.items)})"
@@ -135,12 +156,19 @@ def _refuse_unlike(gate: Gate, candidate: Evaluation, others: Mapping[str, Evalu
 
 
 def _row(
-    check: Check, rule: Rule, candidate: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None
+    check: Check,
+    rule: Rule,
+    candidate: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+    levels: Levels,
 ) -> Row:
     score, live_score = _find(candidate, check), _find(live, check)
     roles = sorted({*parents, *(check.parent(role, parents) for role in check.roles)})
     scores = {role: _find(parents.get(role), check) for role in roles}
-    found = [Finding(False, "the candidate is unscored")] if score is None else findings(check, rule, score, scores)
+    found = (
+        [Finding(False, "the candidate is unscored")] if score is None else findings(check, rule, score, scores, levels)
+    )
     oks = [f.ok for f in found]
     ok = False if False in oks else None if None in oks else True
     return Row(
@@ -160,7 +188,9 @@ def _row(
     )
 
 
-def _against_live(gate: Gate, candidate: Evaluation, live: Evaluation | None) -> tuple[bool | None, list[str]]:
+def _against_live(
+    gate: Gate, candidate: Evaluation, live: Evaluation | None, levels: Levels
+) -> tuple[bool | None, list[str]]:
     if live is None:
         return None, ["Nothing is live yet: the gate alone decides."]
     name = live.artifact_digest[:12]
@@ -168,15 +198,16 @@ def _against_live(gate: Gate, candidate: Evaluation, live: Evaluation | None) ->
         return False, [f"The candidate is the live model {name} itself."]
     worse, better = [], []
     critical = [check for check in gate.checks if check.critical]
-    corrected = 1 - 0.05 / len(critical)
+    sure, corrected = 1 - levels.to_pass, 1 - levels.to_pass / len(critical)
     for check in critical:
         ours, theirs = _find(candidate, check), _find(live, check)
         if ours is None or theirs is None:
             worse.append(f"{check.benchmark} is unscored for {'the live model' if ours else 'the candidate'}")
             continue
         gain = compare(check, ours, theirs)
-        said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f} (lower bound {gain.lower():+.3f}"
-        if not gain.lower() > -check.tolerance:
+        lower = gain.lower(sure, -check.tolerance)
+        said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f} (lower bound {lower:+.3f}"
+        if not lower > -check.tolerance:
             worse.append(f"{said}, tolerance {check.tolerance:g})")
         elif gain.lower(corrected) > 0:
             said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f}"

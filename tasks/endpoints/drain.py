@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from typing import Protocol
 
 from tasks.domain.errors import EndpointUnavailable
-from tasks.endpoints.launcher_client import LauncherClient
 from tasks.endpoints.probe import GatewayState
 from tasks.endpoints.routes import Routes
 from tasks.endpoints.status_file import CUT, EMPTY
@@ -18,12 +18,19 @@ from tasks.endpoints.status_file import CUT, EMPTY
 logger = logging.getLogger(__name__)
 
 
+class Stops(Protocol):
+    """Who can end an instance: the launcher, or the cluster."""
+
+    def stop(self, name: str) -> object:
+        """End it; EndpointUnavailable when that could not be asked for."""
+
+
 class Drain:
     """The instances on their way out."""
 
     def __init__(
         self,
-        launcher: LauncherClient,
+        launcher: Stops,
         executor: Executor,
         *,
         drain_seconds: float,
@@ -36,7 +43,7 @@ class Drain:
         self._drain_seconds = drain_seconds
         self._leaving: dict[str, tuple[int, float]] = {}
         """The serial of the first routes without it, and since when."""
-        self._stopping: dict[str, Future[None]] = {}
+        self._stopping: dict[str, Future[object]] = {}
 
     def has(self, name: str) -> bool:
         """Whether its process is being stopped at this moment."""

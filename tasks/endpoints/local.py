@@ -23,6 +23,9 @@ FRESH_SECONDS = 15.0
 class LocalEndpoint:
     """Serving on one host."""
 
+    start_hint = "start it with `empelt up`"
+    """What to do about an agent that is not heard of."""
+
     def __init__(
         self,
         state: StagingState,
@@ -122,10 +125,10 @@ class LocalEndpoint:
     def _heard_of(self) -> str:
         seen = self.state.agent_last_seen(self.agent)
         if seen is None:
-            return f"Agent {self.agent!r} has never been heard of: start it with `empelt up`."
+            return f"Agent {self.agent!r} has never been heard of: {self.start_hint}."
         age = (datetime.now(UTC) - seen).total_seconds()
         last = f"Agent {self.agent!r} was last heard of {age:.0f} s ago ({seen.isoformat(timespec='seconds')})"
-        return f"{last}: it is gone; start it with `empelt up`." if age > FRESH_SECONDS else f"{last} and is alive."
+        return f"{last}: it is gone; {self.start_hint}." if age > FRESH_SECONDS else f"{last} and is alive."
 
     def _refuse(self, status: InstanceStatus) -> None:
         if status.reason.startswith(REFUSED):

@@ -21,6 +21,7 @@ class InstanceRoute(Noun):
     channel: str
     digest: Digest
     uds: str
+    """Where it listens: the path of its Unix socket; on a cluster ``http://address:port``."""
     release: str = ""
 
     @property

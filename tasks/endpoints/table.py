@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+from tasks.endpoints.cluster.endpoint import KubernetesEndpoint
 from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.protocol import Endpoint
 
 ENDPOINTS: Mapping[str, Callable[..., Endpoint]] = {
     "local": LocalEndpoint,  # one host: launcher, agent and gateway
+    "kubernetes": KubernetesEndpoint,  # a cluster: reconciler and gateway
 }

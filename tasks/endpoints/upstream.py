@@ -1,4 +1,6 @@
-"""Instances, asked over their Unix sockets: one pool of connections for each. Whatever breaks is told as ``Lost``."""
+"""Instances, asked over Unix sockets or, on a cluster, over TCP: one pool of connections for each. Whatever breaks is
+told as ``Lost``.
+"""
 
 import json
 from collections import Counter
@@ -81,7 +83,8 @@ class Upstream:
             Lost: it did not come.
         """
         timeout = self._streaming if is_stream else self._patient
-        posted = self._session(instance.uds).post(f"http://instance{path}", data=body, headers=headers, timeout=timeout)
+        address = instance.uds if _is_tcp(instance.uds) else "http://instance"
+        posted = self._session(instance.uds).post(f"{address}{path}", data=body, headers=headers, timeout=timeout)
         self._busy[instance.uds] += 1
         try:
             try:
@@ -108,10 +111,20 @@ class Upstream:
     def _session(self, uds: str) -> aiohttp.ClientSession:
         session = self._sessions.get(uds)
         if session is None:
-            connector = aiohttp.UnixConnector(uds, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            connector = _connector(uds)
             session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
             self._sessions[uds] = session
         return session
+
+
+def _is_tcp(uds: str) -> bool:
+    return uds.startswith("http://")
+
+
+def _connector(uds: str) -> aiohttp.BaseConnector:
+    if _is_tcp(uds):
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    return aiohttp.UnixConnector(uds, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
 
 
 def lost_by(error: Exception) -> Lost:

@@ -225,7 +225,8 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval ships n
         if "min_gen_toks" in options:  # vLLM's own: no end before so many tokens
             more["min_tokens"] = options["min_gen_toks"]
         known = {"model": self.model, "temperature": 0, "seed": self._seed}
-        return {**known, "max_tokens": options["max_gen_toks"], **more}
+        # A server refuses a prompt whose answer could pass its context; the demo's models have 512 tokens in all.
+        return {**known, "max_tokens": min(options["max_gen_toks"], self._window // 2), **more}
 
     async def _all(self, jobs: Sequence[Callable[[aiohttp.ClientSession], Awaitable[Any]]], at_once: int) -> list[Any]:
         """Run all jobs, ``at_once`` at a time; the first failure ends the rest."""

@@ -16,11 +16,11 @@ ANSWER_LENGTH = 200
 ENOUGH_TO_SUSPECT = 20
 """Items from which on one and the same choice every time is no accident: 4^-19 for a model that guesses."""
 
-Metric = Literal["acc", "strict", "lenient", "bits_per_byte", "in_language"]
+Metric = Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed"]
 
 
 def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
-    """The scores of one benchmark: one, or strict and lenient (in this order) for answers in words.
+    """The scores of one benchmark: one; strict and lenient for answers in words; three for instructions.
 
     Raises:
         ModelRefused: if the model chose the same place on every item, or found all choices equally likely.
@@ -30,6 +30,8 @@ def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Sco
         return (_score(benchmark, "acc", [_marked(s, float(s["acc_bytes"])) for s in samples]),)
     if "bits_per_byte" in samples[0]:
         return (_score(benchmark, "bits_per_byte", [_bits(s) for s in samples], higher_is_better=False),)
+    if "followed" in samples[0]:
+        return _instructed(benchmark, samples)
     if "in_language" in samples[0]:
         marked = [_marked(s, float(s["in_language"]), str(s["filtered_resps"][0])[:ANSWER_LENGTH]) for s in samples]
         return (_score(benchmark, "in_language", marked),)
@@ -37,6 +39,21 @@ def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Sco
     strict = [_marked(s, float(s["strict"]), text) for s, text in zip(samples, said, strict=True)]
     lenient = [_marked(s, float(s["lenient"]), text) for s, text in zip(samples, said, strict=True)]
     return _score(benchmark, "strict", strict), _score(benchmark, "lenient", lenient)
+
+
+def _instructed(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
+    """Strict, followed and in_language; items too short to be in a language are not among those of the last."""
+    said = [str(s["filtered_resps"][0])[:ANSWER_LENGTH] for s in samples]
+    strict = [_marked(s, float(s["strict"]), text) for s, text in zip(samples, said, strict=True)]
+    parts = [(item, *s["followed"]) for item, s in zip(strict, samples, strict=True)]
+    followed = [i.model_copy(update={"value": float(done), "weight": float(of)}) for i, done, of in parts]
+    told = [
+        item.model_copy(update={"value": float(s["in_language"])})
+        for item, s in zip(strict, samples, strict=True)
+        if not math.isnan(s["in_language"])
+    ]
+    scores: list[tuple[Metric, list[Item]]] = [("strict", strict), ("followed", followed), ("in_language", told)]
+    return tuple(_score(benchmark, metric, items) for metric, items in scores if items)
 
 
 def _marked(sample: Mapping[str, Any], value: float, answer: str = "") -> Item:

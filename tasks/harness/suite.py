@@ -18,6 +18,7 @@ import yaml
 from tasks.domain.errors import InputError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
 from tasks.domain.models import Digest
+from tasks.harness.instructions import refuse_impossible
 
 SUITES = Path(__file__).parent / "suites"
 SEED = 20261123
@@ -45,8 +46,19 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def known_benchmarks(folder: Path = SUITES) -> tuple[str, ...]:
-    """Every benchmark that can be measured, sorted."""
-    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+    """Every benchmark that is defined, sorted; those of others can be measured once their data have been prepared."""
+    return tuple(sorted({*(path.stem for path in folder.glob("*.yaml")), *upstream_benchmarks(folder)}))
+
+
+def upstream_benchmarks(folder: Path = SUITES) -> tuple[str, ...]:
+    """The benchmarks of others: their YAML is here, their data are brought by ``tasks.harness.prepare``."""
+    return tuple(sorted(path.stem for path in (folder / "upstream").glob("*.yaml")))
+
+
+def _home(benchmark: str, folder: Path) -> Path:
+    """Where the benchmark's YAML is; its data are in ``data/`` beside it."""
+    upstream = folder / "upstream"
+    return upstream if (upstream / f"{benchmark}.yaml").is_file() else folder
 
 
 def refuse_unknown(benchmarks: Sequence[str], folder: Path = SUITES) -> None:
@@ -62,7 +74,7 @@ def refuse_unknown(benchmarks: Sequence[str], folder: Path = SUITES) -> None:
 @cache
 def definition(benchmark: str, folder: Path = SUITES) -> dict[str, Any]:
     """The benchmark's YAML as a mapping."""
-    loaded = _read_yaml(folder / f"{benchmark}.yaml")
+    loaded = _read_yaml(_home(benchmark, folder) / f"{benchmark}.yaml")
     if loaded.get("task") != benchmark or loaded["dataset_kwargs"].get("benchmark") != benchmark:
         raise InputError(f"{folder / benchmark}.yaml: task and dataset_kwargs.benchmark must both be {benchmark!r}")
     return loaded
@@ -91,10 +103,14 @@ def read_items(
     Raises:
         InputError: if the data is absent, empty or shorter than ``limit``, or an id is missing or comes twice.
     """
-    path = folder / "data" / f"{benchmark}.{split}.jsonl"
+    path = _home(benchmark, folder) / "data" / f"{benchmark}.{split}.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
+        if _home(benchmark, folder) != folder:
+            raise InputError(
+                f"{path}: the data of {benchmark} are not here. Run `python -m tasks.harness.prepare {benchmark}`"
+            ) from error
         there = sorted(p.name for p in path.parent.glob("*.jsonl"))
         raise InputError(f"{path}: benchmark {benchmark} has no data for split {split!r}. There is: {there}") from error
     by_id = {str(row.get("id", "")): row for row in rows}
@@ -113,10 +129,31 @@ def chosen(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> lis
     return _asked(**definition(benchmark, folder)["dataset_kwargs"], split=split, folder=folder)
 
 
+def shots_of(benchmark: str, folder: Path = SUITES) -> list[dict[str, Any]]:
+    """The answered items that stand before each question, in their order; the same for every item and model."""
+    asked = {**definition(benchmark, folder)["dataset_kwargs"]}
+    if not asked.get("shots"):
+        return []
+    return _asked(benchmark=benchmark, items=asked["shots"], split="shots", folder=folder)
+
+
 def _asked(
-    *, benchmark: str, data: str = "", items: int | str = "all", choices: int = 0, split: str, folder: Path
+    *,
+    benchmark: str,
+    data: str = "",
+    items: int | str = "all",
+    choices: int = 0,
+    shots: int = 0,
+    split: str,
+    folder: Path,
 ) -> list[dict[str, Any]]:
     rows = read_items(data or benchmark, split=split, limit=items, folder=folder)
+    if "row" in rows[0]:
+        from tasks.harness.upstream import items_of  # Jinja: flows import this module and need none
+
+        rows = items_of(benchmark, definition(benchmark, folder)["metadata"]["source"], rows)
+    if "checks" in rows[0]:
+        refuse_impossible(benchmark, rows)
     return [fewer_choices(row, choices) for row in rows] if choices else rows
 
 
@@ -155,7 +192,10 @@ def plain(benchmark: str, folder: Path = SUITES) -> bool:
 def benchmark_digest(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> Digest:
     """sha256 over YAML (shots included), the items asked, and their order."""
     asked = chosen(benchmark, split=split, folder=folder)
-    return fingerprint(kind="benchmark", yaml=definition(benchmark, folder), split=split, items=asked, seed=SEED)
+    shots = {"shots": given} if (given := shots_of(benchmark, folder)) else {}
+    return fingerprint(
+        kind="benchmark", yaml=definition(benchmark, folder), split=split, items=asked, seed=SEED, **shots
+    )
 
 
 def suite_digest(benchmarks: Sequence[str], *, split: str = "test", folder: Path = SUITES) -> Digest:
@@ -179,6 +219,7 @@ def load(
     data: str = "",
     items: int | str = "all",
     choices: int = 0,
+    shots: int = 0,
     split: str = "test",
     folder: str = "",
     **_: Any,
@@ -191,4 +232,5 @@ def load(
 
     place = Path(folder) if folder else SUITES
     rows = _asked(benchmark=benchmark, data=data, items=items, choices=choices, split=split, folder=place)
-    return {"test": Dataset.from_list(rows)}
+    given = shots_of(benchmark, place) if shots else []
+    return {"test": Dataset.from_list(rows), **({"shots": Dataset.from_list(given)} if given else {})}

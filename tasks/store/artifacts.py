@@ -40,13 +40,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class ArtifactStore:
     """The artifacts of one host. Safe to use from several processes at once."""
 
-    def __init__(self, root: Path, *, headroom_bytes: int = HEADROOM_BYTES, quota_bytes: int = 0) -> None:
+    def __init__(
+        self, root: Path, *, headroom_bytes: int = HEADROOM_BYTES, quota_bytes: int = 0, read_only: bool = False
+    ) -> None:
         self.root = root.absolute()
         self.headroom_bytes = headroom_bytes
         self.quota_bytes = quota_bytes
         """What artifacts may take up together; 0 for as much as the disk has."""
         self.packs = Packs(self)
         """Those that are kept as their difference to another one."""
+        self.read_only = read_only
+        """Nothing is written, not even when an artifact was used last: for a store that is mounted so."""
+        if read_only:
+            return
         for room in ("artifacts", "packed", "manifests", "scratch", "owners"):
             (self.root / room).mkdir(parents=True, exist_ok=True)
         (self.root / ".lock").touch()
@@ -255,6 +261,8 @@ class ArtifactStore:
 
     # --- inside ------------------------------------------------------------------------------------------------------
     def _stamp(self, digest: str) -> None:
+        if self.read_only:
+            return
         with suppress(PermissionError):  # an agent that runs as another user may read, and says so by its report
             os.utime(self.manifest_of(digest))
             if facts := self.packs.facts(digest):

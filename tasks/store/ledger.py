@@ -1,7 +1,8 @@
 """The ledger: one door to all facts, claims, channels and desired state. SQLite on one host, PostgreSQL on many.
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds), bases.py
-                (what became of tuned bases), publications.py (what stands on a Hub): appended, never changed
+                (what became of tuned bases), publications.py (what stands on a Hub), outputs.py (what judged
+                models said, and whether that is what channels answer): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, turns.py, channels.py, canaries.py (and how promotions went), serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
@@ -25,6 +26,7 @@ from tasks.store.facts import Merged, ModelFacts
 from tasks.store.glance import Glances
 from tasks.store.jobs import JobFacts
 from tasks.store.judgements import JudgementFacts
+from tasks.store.outputs import OutputFacts
 from tasks.store.polls import Polls
 from tasks.store.publications import PublicationFacts
 from tasks.store.serving import Serving
@@ -40,6 +42,7 @@ class Ledger(
     JudgementFacts,
     BaseFacts,
     PublicationFacts,
+    OutputFacts,
     Glances,
     Claims,
     Turns,

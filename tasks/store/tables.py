@@ -256,6 +256,28 @@ publications = Table(
     Column("at", Utc, nullable=False),
     UniqueConstraint("endpoint", "repo_id", "merge_key", name="uq_publications_place_merge"),
 )
+reference_outputs = Table(
+    "reference_outputs",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("artifact_digest", String, nullable=False, index=True),
+    Column("facts", JSON, nullable=False),
+    Column("answers", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("channel", String, nullable=False, index=True),
+    Column("generation", Integer, nullable=False),
+    Column("artifact_digest", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("said", String, nullable=False),
+    Column("problems", JSON, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 
 promotion_steps = Table(
     "promotion_steps",
@@ -277,7 +299,7 @@ FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
     *("jobs", "approvals", "acknowledgements", "watches", "base_changes", "publications"),
-    "promotion_steps",
+    *("reference_outputs", "audits", "promotion_steps"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

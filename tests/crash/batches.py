@@ -7,7 +7,7 @@ dies while nobody looks after it is found by its silence only, after minutes.
 
 from collections.abc import Sequence
 
-from tests.crash.points import ASK, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK, Row
+from tests.crash.points import ASK, AUDIT, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK, Row
 
 MOST_ROWS = 14
 """Of one batch. An attempt of a job each, at worst."""
@@ -19,7 +19,7 @@ ONCE = {
     "planned": ("task:plan-backfill:after", "task:report-backfill:after"),
 }
 """Of each of these only one fires in a release: it leaves the fact that the other one waits for."""
-TOGETHER = (RELEASE, ASK, LOST, HOLD, BACKFILL, COLLECT)
+TOGETHER = (RELEASE, ASK, LOST, HOLD, BACKFILL, COLLECT, AUDIT)
 """Scenarios that go on side by side."""
 ALONE = (ROLLBACK, BY_HAND)
 """Scenarios that move the channel in a way of their own."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-RELEASE, ASK, BACKFILL, ROLLBACK, COLLECT, HOLD, BY_HAND, LOST, START = (
-    "release", "ask", "backfill", "rollback", "collect", "hold", "by-hand", "lost", "start",
+RELEASE, ASK, BACKFILL, ROLLBACK, COLLECT, AUDIT, HOLD, BY_HAND, LOST, START = (
+    "release", "ask", "backfill", "rollback", "collect", "audit", "hold", "by-hand", "lost", "start",
 )  # fmt: skip
 IN_A_TEST_OF_ITS_OWN = "own"
 """The matrix's installation publishes to no Hub; tests/publishing kills the process that does, before and after each of
@@ -30,13 +30,15 @@ TASKS = {
     **dict.fromkeys(("dispatch", "report-plan", "show-pages", "report-calls"), RELEASE),
     # a job
     **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
+    "record-outputs": RELEASE,
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
-    **dict.fromkeys(("stage", "warm", "canary", "drain", "show-promotion"), RELEASE),
+    **dict.fromkeys(("stage", "verify", "warm", "canary", "drain", "show-promotion"), RELEASE),
     # a person's word
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),
     "choose-previous": ROLLBACK,
     **dict.fromkeys(("pack-bases", "collect"), COLLECT),
+    **dict.fromkeys(("audit-channel", "show-audit"), AUDIT),
 }
 WRITES = {
     **dict.fromkeys(
@@ -46,6 +48,8 @@ WRITES = {
     **dict.fromkeys(("take_turn", "end_turn"), RELEASE),
     **dict.fromkeys(("renew", "release", "record_fetched", "record_artifact", "want_staged", "unstage"), RELEASE),
     **dict.fromkeys(("record_evaluation", "record_verdict", "switch_channel", "record_job_end"), RELEASE),
+    "record_outputs": RELEASE,
+    "record_audit": AUDIT,
     **dict.fromkeys(("acknowledge", "report_instances", "agent_heartbeat"), RELEASE),
     **dict.fromkeys(("ask_approval", "decide"), ASK),
     "_hold": HOLD,
@@ -160,7 +164,7 @@ def sampled(count: int, seed: int) -> list[tuple[str, Row]]:
         seed: the same seed draws the same rows.
     """
     draw, every = Random(seed), rows()
-    scenarios = draw.sample((ASK, BACKFILL, COLLECT, HOLD, LOST, START, draw.choice((ROLLBACK, BY_HAND))), 3)
+    scenarios = draw.sample((ASK, BACKFILL, COLLECT, AUDIT, HOLD, LOST, START, draw.choice((ROLLBACK, BY_HAND))), 3)
     chosen: list[Row] = []
     for victim in draw.sample(VICTIMS, 3):
         moments = {row.point for row in chosen}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.crash.points import ASK, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK
+from tests.crash.points import ASK, AUDIT, BACKFILL, BY_HAND, COLLECT, HOLD, LOST, RELEASE, ROLLBACK
 from tests.crash.system import ASKED, AUTO, CHANNELS, ORGANIZATION, Matrix, Stuck
 
 ENDED_BADLY = ("CRASHED", "FAILED", "CANCELLED")
@@ -88,6 +88,11 @@ def collect(matrix: Matrix) -> Scenario:
     return by_a_run(matrix, "collect-garbage/nightly")
 
 
+def audit(matrix: Matrix) -> Scenario:
+    """What the channels answer is audited; a killed audit is started again."""
+    return by_a_run(matrix, "audit-serving/nightly")
+
+
 def by_a_run(matrix: Matrix, deployment: str, **parameters: str) -> Scenario:
     """A run that somebody starts again until it completes."""
     made: list[str] = []
@@ -130,4 +135,5 @@ SCENARIOS: dict[str, Callable[[Matrix], Scenario]] = {
     BACKFILL: backfill,
     ROLLBACK: rollback,
     COLLECT: collect,
+    AUDIT: audit,
 }

@@ -94,9 +94,10 @@ def test_three_runs_leave_one_of_each(client: "SyncPrefectClient", classes: Path
         ("gpu", "default", None),
         ("gpu", "h100", 1),
     ]
-    assert len(once["deployments"]) == 9
+    assert len(once["deployments"]) == 10
     assert set(once["deployments"].values()) == set(once["schedules"].values()) == {1}
-    assert sorted(once["schedules"]) == ["collect-garbage nightly", "watch-hub nightly", "watch-hub poll"]
+    scheduled = ["audit-serving nightly", "collect-garbage nightly", "watch-hub nightly", "watch-hub poll"]
+    assert sorted(once["schedules"]) == scheduled
     assert [count for name, count in once["automations"].items() if name.startswith("empelt: ")] == [1] * 4
     assert {change["action"] for change in first["changes"]} == {"created"}
     assert {change["action"] for change in third["changes"]} == {"kept"}

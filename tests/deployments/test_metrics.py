@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from deployments import metrics
 from deployments.receiver import metrics_app
+from tasks.domain.audit import AuditFact
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
@@ -148,6 +149,24 @@ def test_a_channel_is_visible_when_the_gateway_has_said_so() -> None:
     found, _ = scraped()
     assert found["empelt_channel_visible", "eu"] == 1
     assert (found["empelt_switch_seconds_count", "eu"], found["empelt_switch_seconds_sum", "eu"]) == (1, 1.5)
+
+
+def test_a_channel_is_proved_by_its_newest_audit_alone() -> None:
+    one, ledger = recorded(job(1)), open_ledger()
+    ledger.switch_channel(
+        "eu", digest="5" * 64, release=one.release.ref, target="eu", family="tiny", expected_generation=0, reason="x"
+    )
+    assert ("empelt_channel_proved", "eu") not in scraped()[0]
+    for outcome, value in (("proved", 1), ("unproven", 0), ("silent", -1), ("wrong", -1), ("proved", 1)):
+        ledger.record_audit(
+            AuditFact(
+                **{"channel": "eu", "generation": 1, "artifact_digest": "5" * 64, "outcome": outcome, "said": "x"},
+                **{"seconds": 1.0, "at": datetime(2026, 11, 2, tzinfo=UTC)},
+            )
+        )
+        found, _ = scraped()
+        assert found["empelt_channel_proved", "eu"] == value
+    assert found["empelt_channel_audit_timestamp_seconds", "eu"] == datetime(2026, 11, 2, tzinfo=UTC).timestamp()
 
 
 def test_watches_are_told_of_each_family_and_are_no_attempts_at_jobs() -> None:

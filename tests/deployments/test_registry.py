@@ -25,6 +25,7 @@ NAMES = {
     "approve-release/by-hand": "control",
     "backfill-base/by-hand": "control",
     "collect-garbage/nightly": "control",
+    "audit-serving/nightly": "control",
 }
 
 
@@ -70,9 +71,13 @@ def test_the_watch_has_a_poll_and_a_nightly_rescan(found: "dict[str, DeploymentR
     assert nightly.parameters == {"full_rescan": True}
 
 
-def test_nothing_but_the_watch_and_the_collection_starts_by_itself(found: "dict[str, DeploymentResponse]") -> None:
+def test_nothing_but_the_watch_the_collection_and_the_audit_starts_by_itself(
+    found: "dict[str, DeploymentResponse]",
+) -> None:
     alone = sorted(name for name, deployment in found.items() if deployment.schedules)
-    assert alone == ["collect-garbage/nightly", "watch-hub/schedule"]
+    assert alone == ["audit-serving/nightly", "collect-garbage/nightly", "watch-hub/schedule"]
+    (audit,) = found["audit-serving/nightly"].schedules
+    assert (audit.schedule.cron, audit.schedule.timezone) == ("0 5 * * *", "Europe/Madrid")
     (nightly,) = found["collect-garbage/nightly"].schedules
     assert (nightly.schedule.cron, nightly.schedule.timezone) == ("30 4 * * *", "Europe/Madrid")
 

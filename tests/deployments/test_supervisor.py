@@ -74,6 +74,7 @@ def test_a_started_child_is_recorded_by_pid_and_start_time_and_gone_after_stop(h
     process = psutil.Process(pid)
     assert records(home) == [{"name": "gateway", "pid": pid, "start_time": start_of(pid)}]
     assert os.getsid(pid) == pid
+    until(lambda: bool(process.environ()))  # Linux shows it a moment after the program has begun
     assert process.environ()[MARK] == supervisor.instance
     assert process.environ()["EMPELT_TEST"] == "x"
     supervisor.stop()
@@ -322,6 +323,39 @@ def test_what_a_killed_child_left_in_its_temporary_folder_goes_with_its_restart(
     made = list(scratch.iterdir())
     assert len(made) == 1
     assert made != left
+
+
+def test_the_folder_of_a_run_that_outlives_its_worker_stays_until_it_ends(supervisor: Supervisor, home: Path) -> None:
+    scratch = home / "run" / "tmp" / "worker"
+    run = "import pathlib, sys; print('here', flush=True); sys.stdin.read(); print(pathlib.Path.cwd())"
+    worker = (
+        "import subprocess, sys, tempfile, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {run!r}], cwd=tempfile.mkdtemp(), start_new_session=True,\n"
+        "                 stdin=open(sys.argv[1]), stdout=open(sys.argv[2], 'w'))\n"
+        "time.sleep(600)"
+    )
+    told, said = home / "told", home / "said"
+    os.mkfifo(told)
+    child = Child("worker", [sys.executable, "-c", worker, str(told), str(said)], scratch=scratch)
+    supervisor.start(child)
+    with told.open("w"):  # the run reads until this is closed, whatever becomes of its worker
+        until(lambda: said.exists() and bool(said.read_text()))
+        (folder,) = scratch.iterdir()
+        assert child.process is not None
+        child.process.kill()
+        child.process.wait()
+        (scratch / "nobody-works-here").mkdir()
+        supervisor.start(Child("worker", [sys.executable, "-c", "import time; time.sleep(600)"], scratch=scratch))
+        assert list(scratch.iterdir()) == [folder]
+        supervisor.revive(lambda _: None)
+        assert folder.exists()
+
+    def gone() -> bool:
+        supervisor.revive(lambda _: None)
+        return not folder.exists()
+
+    until(gone)
+    assert said.read_text().split() == ["here", str(folder)]
 
 
 def test_waiting_for_a_child_that_ends_quotes_its_log(supervisor: Supervisor, home: Path) -> None:

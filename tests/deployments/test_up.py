@@ -11,7 +11,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from deployments.up import bring_up, check, environment_of, remember
+from deployments.up import bring_up, check, environment_of, remember, servers
 from tasks.domain.errors import AddressInUse, CatalogError, DiskFull, InputError, PipelineError, ServingMissing
 from tasks.doors import forget
 from tasks.settings import REMEMBERED, Settings, settings
@@ -192,3 +192,9 @@ def test_prefect_keeps_to_this_home_and_this_host(home: Path) -> None:
 def test_a_proxy_exception_of_the_user_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "hub.example")
     assert environment_of(chosen(home))["NO_PROXY"] == "hub.example,127.0.0.1,localhost"
+
+
+def test_the_gateway_is_ended_before_what_its_streams_need(home: Path) -> None:
+    known = chosen(home, metrics_port=free_port())
+    started = [child.name for child in servers(known, environment_of(known))]
+    assert started == ["prefect-server", "launcher", "agent", "gateway", "receiver"]  # the last is ended first

@@ -105,8 +105,10 @@ def test_items_that_do_not_belong_together_are_not_paired(theirs: list[Item], sa
 
 def test_one_item_decides_nothing() -> None:
     found = paired_difference(marks([1]), marks([0]))
-    assert found.lower() == -math.inf
-    assert found.upper() == math.inf
+    assert found.lower() == -1.0  # no difference of shares is lower
+    assert found.upper() == 1.0
+    bare = paired_difference([Item(item_id="i", value=0.5)], [Item(item_id="i", value=0.1)])
+    assert (bare.lower(), bare.upper()) == (-math.inf, math.inf)
 
 
 def test_unpaired_variances_add_up() -> None:

@@ -2,15 +2,19 @@
 
     python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
 
-POST /behave changes how it answers from then on, until it is told otherwise:
+POST /behave changes how it answers from then on, until it is told otherwise; a model's config.json may say so from the
+start, as ``behaves``:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
     empty   200, and no word
+    text    what it says, instead of its name
     status  with this error; ``times``: only so often
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
     says    the name that it calls itself in each answer, whatever it was asked for
+    salt    its weights are other ones: it stands for what decides log-probabilities and greedy tokens
+    bare    it gives no log-probabilities
     words   what it says in each piece of a stream, instead of its name and the piece's number
     pause   seconds that it waits after each piece, whatever was asked for
     ends_early  a stream ends without its end mark at this piece
@@ -30,6 +34,7 @@ import sys
 import time
 from pathlib import Path
 
+import scored
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -47,6 +52,7 @@ FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
 CALM = {
     "abort": False,
     "empty": False,
+    "text": "",
     "status": 0,
     "reset": False,
     "hang": False,
@@ -59,7 +65,8 @@ CALM = {
     "go": False,
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
-behaviour = dict(CALM)
+CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
+behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
 def compact(value):
@@ -96,8 +103,12 @@ async def complete(request: Request) -> Response:
     asked = await request.json()
     if (fault := await misbehave(request, asked)) is not None:
         return fault
+    if "prompt_logprobs" in asked and not behaviour["abort"]:
+        asked |= {"prompt_logprobs": None} if behaviour["bare"] else {}
+        make = scored.chat if "messages" in asked else scored.completion
+        return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
+    text = "" if behaviour["abort"] or behaviour["empty"] else behaviour["text"] or f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
@@ -132,7 +143,7 @@ async def events(request: Request, asked: dict, finish: str):
             yield f"data: {compact({'error': {'message': 'EngineDeadError', 'type': 'server', 'code': 500}})}\n\n"
             yield "data: [DONE]\n\n"
             return
-        said = behaviour["words"] or f"{NAME} {number} {time.monotonic()} "
+        said = behaviour["text"] or behaviour["words"] or f"{NAME} {number} {time.monotonic()} "
         kind = {"delta": {"content": said}} if request.url.path.endswith("chat/completions") else {"text": said}
         choice = {"index": 0, **kind, "finish_reason": None}
         yield f"data: {compact({'model': model, 'choices': [choice]})}\n\n"

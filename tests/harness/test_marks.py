@@ -5,7 +5,8 @@ from importlib.metadata import version
 
 import pytest
 
-from tasks.harness.marks import CUT, LANGUAGES, answered, in_language
+from tasks.harness.languages import LANGUAGES
+from tasks.harness.marks import CUT, answered, in_language
 from tasks.harness.suite import SUITES, definition
 
 

@@ -21,6 +21,7 @@ from tasks.harness.suite import (
     read_items,
     requests_of,
     suite_digest,
+    upstream_benchmarks,
 )
 
 
@@ -31,20 +32,29 @@ def copy(suites: Path, tmp_path: Path) -> Path:
 
 LANGUAGES = ("en", "es", "eu", "ca", "gl", "pt")
 KINDS = ("mc", "chat", "bpb", "text")
+OWN = tuple(name for name in known_benchmarks() if name not in upstream_benchmarks())
+INSTRUCTIONS = {"eu_instructions", "gl_instructions"}
 FIELDS = {
     "mc": {"prompt", "choices", "answer"},
     "chat": {"question", "answer"},
     "bpb": {"text"},
     "text": {"prompt", "language"},
+    "instructions": {"prompt", "language", "checks"},
 }
-ITEMS = {"mc": (300, 60), "chat": (300, 80), "bpb": (100, 50), "text": (40, 25)}
+ITEMS: dict[str, tuple[int, ...]] = {
+    "mc": (300, 60),
+    "chat": (300, 80),
+    "bpb": (100, 50),
+    "text": (40, 25),
+    "instructions": (120,),
+}
 
 
 def kind_of(benchmark: str) -> str:
     return benchmark.removesuffix("_short").rsplit("_", 1)[1]
 
 
-@pytest.mark.parametrize("benchmark", known_benchmarks())
+@pytest.mark.parametrize("benchmark", OWN)
 def test_each_benchmark_has_a_yaml_and_data_that_agree(benchmark: str) -> None:
     asked, kind = chosen(benchmark), kind_of(benchmark)
     assert all(row.keys() >= FIELDS[kind] for row in asked)
@@ -59,7 +69,7 @@ def test_each_benchmark_has_a_yaml_and_data_that_agree(benchmark: str) -> None:
 def test_every_language_has_every_kind_long_and_short() -> None:
     own = {f"{code}_{kind}{end}" for code in LANGUAGES for kind in KINDS for end in ("", "_short")}
     more = {f"es_more_{kind}{end}" for kind in ("mc", "chat") for end in ("", "_short")}
-    assert set(known_benchmarks()) == own | more
+    assert set(OWN) == own | more | INSTRUCTIONS
 
 
 def test_a_short_benchmark_asks_some_of_the_long_ones_items() -> None:
@@ -119,7 +129,7 @@ def test_a_changed_template_is_another_suite(copy: Path, tmp_path: Path) -> None
 
 
 def test_dev_and_test_share_no_question() -> None:
-    for benchmark in (name for name in known_benchmarks() if not name.endswith("_short")):
+    for benchmark in (name for name in OWN if not name.endswith(("_short", "_instructions"))):
         dev, test = ({row["id"] for row in read_items(benchmark, split=s)} for s in ("dev", "test"))
         assert not dev & test, benchmark
 
@@ -155,7 +165,7 @@ def test_a_changed_yaml_is_another_suite(copy: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_benchmark_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownBenchmark, match=r"oc_mc.*Known: ca_bpb, ca_bpb_short") as refused:
+    with pytest.raises(UnknownBenchmark, match=r"oc_mc.*Known: ca_arc_challenge, .*ca_bpb, ca_bpb_short") as refused:
         suite_digest(["eu_mc", "oc_mc"])
     assert refused.value.problems == ("oc_mc",)
 
@@ -176,7 +186,8 @@ def test_bad_data_is_refused_by_file(copy: Path, rows: str | None, said: str) ->
 
 def test_listing_benchmarks_needs_neither_lm_eval_nor_datasets(tmp_path: Path) -> None:
     code = (
-        "import sys; from tasks.harness.suite import known_benchmarks, suite_digest; suite_digest(known_benchmarks());"
+        "import sys; from tasks.harness.suite import known_benchmarks, suite_digest, upstream_benchmarks;"
+        "suite_digest(sorted(set(known_benchmarks()) - set(upstream_benchmarks())));"
         "assert not {'lm_eval', 'datasets', 'torch'} & set(sys.modules)"
     )
     root = str(Path(__file__).parents[2])

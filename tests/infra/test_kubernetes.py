@@ -14,12 +14,15 @@ import yaml
 from tasks.domain.catalog import load_catalog
 from tasks.domain.sizing import DeviceClass, Weights, class_for_merge, class_for_serving, load_classes
 from tasks.domain.yaml_lines import Document
+from tasks.endpoints.cluster.access import NEEDED, Permission
+from tasks.endpoints.cluster.objects import ClusterPlan
 from tasks.settings import Settings
+from tests.endpoints.cluster.test_objects import made
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kubernetes"
 SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "schemas" / "kubernetes-1.37.json").read_text())
-FILES = [FOLDER / f"{name}.yaml" for name in ("base", "worker", "serving", "network")]
+FILES = [FOLDER / f"{name}.yaml" for name in ("base", "worker", "serving", "network", "instances")]
 MANIFESTS: list[dict[str, Any]] = [one for path in FILES for one in yaml.safe_load_all(path.read_text())]
 TEMPLATE: dict[str, Any] = json.loads((FOLDER / "gpu-job.json").read_text())
 NAMES = [f"{one['kind']} {one['metadata']['name']}" for one in MANIFESTS]
@@ -126,7 +129,8 @@ def test_every_name_that_is_referred_to_is_there_or_made_by_hand() -> None:
             claim, settings = volume.get("persistentVolumeClaim", {}), volume.get("configMap", {})
             assert {claim.get("claimName"), settings.get("name")} - {None} <= there
     accounts = {one["metadata"]["name"] for one in MANIFESTS if one["kind"] == "ServiceAccount"}
-    assert {pod["serviceAccountName"] for pod in pods()} | {"empelt-job"} == accounts
+    # The second one is that of the pods which the reconciler makes.
+    assert {pod["serviceAccountName"] for pod in pods()} | {"empelt-job", "empelt-instance"} == accounts
 
 
 def test_the_mounted_catalog_is_one_that_is_read(tmp_path: Path) -> None:
@@ -195,6 +199,70 @@ def test_each_deployment_has_a_budget_and_the_policies_choose_pods_that_are_ther
     assert "Egress" in serving["spec"]["policyTypes"]
     ports = {port["port"] for rule in serving["spec"]["egress"] for port in rule["ports"]}
     assert ports == {53, 5432}
+
+
+def of(kind: str, name: str, file: str = "instances") -> dict[str, Any]:
+    found = yaml.safe_load_all((FOLDER / f"{file}.yaml").read_text())
+    return next(one for one in found if (one["kind"], one["metadata"]["name"]) == (kind, name))
+
+
+def test_the_role_grants_what_the_reconciler_asks_for_and_nothing_else() -> None:
+    rules = of("Role", "empelt-reconciler")["rules"]
+    granted = {
+        Permission(g, r, v) for one in rules for g in one["apiGroups"] for r in one["resources"] for v in one["verbs"]
+    }
+    assert granted == set(NEEDED)
+    binding = of("RoleBinding", "empelt-reconciler")
+    assert binding["roleRef"]["name"] == "empelt-reconciler"
+    bound = binding["subjects"][0]["name"]
+    assert of("Deployment", "empelt-serving")["spec"]["template"]["spec"]["serviceAccountName"] == bound
+
+
+def test_the_token_is_in_the_one_container_that_needs_it() -> None:
+    pod = of("Deployment", "empelt-serving")["spec"]["template"]["spec"]
+    holders = [one["name"] for one in pod["containers"] if "account" in {m["name"] for m in one["volumeMounts"]}]
+    assert holders == ["agent"]
+    assert "serviceAccountToken" in pod["volumes"][-1]["projected"]["sources"][0]
+
+
+def test_the_reconcilers_settings_are_ours_and_say_the_same_place_as_the_manifests() -> None:
+    agent = of("Deployment", "empelt-serving")["spec"]["template"]["spec"]["containers"][0]
+    told = {one["name"].removeprefix("EMPELT_").lower(): one.get("value", "") for one in agent["env"]}
+    assert told.keys() <= Settings.model_fields.keys()
+    shared = of("ConfigMap", "empelt-settings", "base")["data"]
+    settings = Settings(
+        **{k.removeprefix("EMPELT_").lower(): v for k, v in shared.items() if k.startswith("EMPELT_")} | told
+    )
+    assert settings.endpoint == "kubernetes"
+    assert settings.cluster_namespace == of("Namespace", "empelt", "base")["metadata"]["name"]
+    assert settings.cluster_store_claim == of("PersistentVolumeClaim", "empelt-store", "base")["metadata"]["name"]
+    mounted = {one["name"]: one["mountPath"] for one in agent["volumeMounts"]}
+    assert str(settings.store) == mounted["store"] == ClusterPlan().store
+    assert settings.routes == Path(mounted["run"]) / "routes.json"
+    gateway = of("Deployment", "empelt-serving")["spec"]["template"]["spec"]["containers"][1]
+    assert gateway["startupProbe"]["exec"]["command"][-1] == str(settings.routes)
+
+
+def test_the_policies_reach_the_pods_that_the_reconciler_makes() -> None:
+    deployment, _ = made()
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    policy = of("NetworkPolicy", "instances")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert "egress" not in policy  # named in policyTypes, so that nothing goes out
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    (rule,) = policy["ingress"]
+    port = deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"]
+    assert [one["port"] for one in rule["ports"]] == [port]
+    (asker,) = rule["from"]
+    serving = of("Deployment", "empelt-serving")["spec"]["template"]["metadata"]["labels"]
+    assert asker["podSelector"]["matchLabels"].items() <= serving.items()
+    out = of("NetworkPolicy", "serving-to-cluster")["spec"]["egress"][0]
+    assert out["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert [one["port"] for one in out["ports"]] == [port]
+    # What may talk to the gateway and to Prefect is chosen by this name: a model's server must not have it.
+    assert labels["app.kubernetes.io/name"] != "empelt"
+    accounts = {one["metadata"]["name"] for one in MANIFESTS if one["kind"] == "ServiceAccount"}
+    assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in accounts
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "classes").glob("*.yaml")), ids=lambda p: p.stem)

@@ -121,6 +121,11 @@ def rows(samples) -> dict[str, dict]:
             **{"commit": "c" * 40, "tag": "merge-bbbbbbbbbbbb", "how": "uploaded", "private": True},
             **{"bytes": 5_000_000_000, "seconds": 12.5, "flow_run_id": None, "at": AT},
         },
+        "reference_outputs": {"key": KEY, "artifact_digest": KEY, "facts": {"device": "cpu"}, "answers": [], "at": AT},
+        "audits": {
+            **{"id": 7, "channel": "eu", "generation": 1, "artifact_digest": KEY, "outcome": "wrong", "said": "ñ"},
+            **{"problems": ["one"], "seconds": 0.5, "at": AT},
+        },
         "agents": {"agent": "local", "seen_at": AT},
         "canaries": {
             **{"channel": "eu", "digest": KEY, "weight": 5.0, "generation": 1, "owner": "run:x"},

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
+from infra.serving.shared_segments import FOLDER, prefix_of
 from tests.system.installation import CHANNEL, FAMILY, ROOT, TARGET, Installation, named_installation, names, until
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(1200)]
@@ -236,4 +237,6 @@ def test_a_killed_installation_brings_its_release_to_the_end_once(
     assert second.process.wait(120) in (0, 130)
     print(f"ended {time.monotonic() - ending:.0f} s after Ctrl-C")
     assert installation.processes() == []
+    # Not even what the killed instances of the first start had in memory.
+    assert list(FOLDER.glob(prefix_of(installation.home / "run" / "launcher.sock") + "*")) == []
     assert [port for port in (installation.prefect_port, installation.gateway_port) if is_listening(port)] == []

@@ -1,0 +1,31 @@
+"""What vLLM really does wrong, as it is brought about in an instance that stands for it."""
+
+import os
+import signal
+
+from tests.soak.host import CHANNEL
+from tests.soak.site import Site
+
+FAULTS: dict[str, dict[str, object]] = {
+    "abort-200": {"abort": True},
+    "orphan engine": {"kill": True},
+    "slow load": {"slow": 2.0},
+    "crash on load": {"crash": "this model cannot be loaded"},
+    "wrong weights": {"wrong": "0" * 12},
+    "hung stream": {"hang": True},
+    "missing logprobs": {"logprobs": False},
+}
+LOADING = {"kill", "slow", "crash", "wrong"}
+"""These show when an instance is started: one that runs is killed first. ``kill`` alone leaves its engine behind."""
+
+
+def strike(site: Site, digest: str, fault: dict[str, object]) -> bool:
+    """Let the instance of an artifact go wrong from now on; whether a running one was killed for it."""
+    site.host.misbehave(digest, **{key: value for key, value in fault.items() if key != "kill"})
+    if not set(fault) & LOADING:
+        return False
+    listed = site.host.launcher.list().get(f"{CHANNEL}-{digest[:12]}")
+    if listed is None or not listed.alive:
+        return False
+    os.kill(listed.pid, signal.SIGKILL)
+    return True

@@ -1,0 +1,135 @@
+"""What happens to the installation while it is asked, one after the other."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused
+from tasks.domain.models import Artifact
+from tasks.endpoints.promotion import step_name
+from tests.soak.host import CHANNEL, Host
+from tests.soak.promotion import CANARY, DEADLINE_SECONDS, Promotion
+from tests.soak.records import Event
+from tests.soak.shelf import Shelf, change_weights
+
+STANDSTILL_SECONDS, STEP_SECONDS = 4.0, 0.3
+"""Of an instance that is made slow."""
+
+
+class Play:
+    """Artifacts, and the events in their order. An event that fails is written down and the next one comes."""
+
+    def __init__(self, host: Host, *, pause_seconds: float) -> None:
+        """``pause_seconds`` of load before each event."""
+        self.host = host
+        self.pause_seconds = pause_seconds
+        self.events: list[Event] = []
+        self.shelf = Shelf(host)
+
+    def prepare(self) -> None:
+        """The artifacts; the first one is made live."""
+        self.first = self.shelf.make("llama-tiny-instruct-v1")
+        self.good = self.shelf.make("llama-tiny-instruct-v2")
+        self.crashing = self.shelf.make("llama-tiny-instruct-v2", breaks=True)
+        self.changed = self.shelf.make("llama-tiny-instruct-v1")
+        self.slow = self.shelf.make("llama-tiny-instruct-v2")
+        self._promote(self.first)
+
+    def run(self) -> None:
+        """Every event."""
+        self._event("a promotion", lambda: self._promote(self.good), switches=1)
+        self._event("a roll-back, warm", self._roll_back, switches=1)
+        self._event("a failing start", lambda: self._refuse(self.crashing, "ended with code"), refused=self.crashing)
+        self._event("a failed verification", self._change_and_refuse, refused=self.changed)
+        self._event("a canary abort", self._stutter, refused=self.slow, may_answer=True)
+        self._event("agent SIGKILL", self.host.kill_agent)
+        self._event("a promotion, again", lambda: self._promote(self.good), switches=1)
+        self._event("gateway restart", self.host.restart_gateway)
+        self._event(
+            "instance SIGKILL", lambda: self.host.kill_instance(self.good.digest), switches=None, killed=self.good
+        )
+        self._event("a roll-back", self._roll_back, switches=1)
+
+    def _event(
+        self,
+        name: str,
+        act: Callable[[], float],
+        *,
+        switches: int | None = 0,
+        killed: Artifact | None = None,
+        refused: Artifact | None = None,
+        may_answer: bool = False,
+    ) -> None:
+        time.sleep(self.pause_seconds)
+        began, problems = time.monotonic(), list[str]()
+        at = began
+        try:
+            at = act()
+        except (TimeoutError, PipelineError, OSError) as error:
+            problems.append(f"{type(error).__name__}: {error}")
+        self.events.append(
+            Event(
+                name=name,
+                began=began,
+                at=at,
+                ended=time.monotonic(),
+                switches=switches,
+                killed=killed.digest if killed else "",
+                refused=refused.digest if refused else "",
+                may_answer=may_answer,
+                problems=tuple(problems),
+            )
+        )
+
+    def _promote(self, artifact: Artifact) -> float:
+        """Beside the live one, then in its place; when it was switched."""
+        return Promotion(self.host, artifact, self.shelf.refs[artifact.digest]).run()
+
+    def _roll_back(self) -> float:
+        """To what the channel served before, by the same switch."""
+        before, now = self.host.ledger.served_before(CHANNEL)[0], self.host.ledger.channel(CHANNEL)
+        assert now is not None
+        state = self.host.switch(before.artifact_digest, before.release, now.generation)
+        at = time.monotonic()
+        self.host.confirm(state.generation, DEADLINE_SECONDS)
+        return at
+
+    def _change_and_refuse(self) -> float:
+        change_weights(self.changed)
+        return self._refuse(self.changed, "sha256")
+
+    def _stutter(self) -> float:
+        """A canary that stands still for seconds at a time: taken back by its latency. When it was."""
+        over = threading.Event()
+        stutter = threading.Thread(target=self._stop_and_go, args=(over,))
+        promotion = Promotion(self.host, self.slow, self.shelf.refs[self.slow.digest])
+        try:
+            promotion.run(lambda step: stutter.start() if step == step_name(CANARY[0]) else None)
+        except PromotionRefused:
+            at = time.monotonic()
+            self.host.until_not_tried()
+            return at
+        finally:
+            over.set()
+            if stutter.is_alive():
+                stutter.join()
+        raise ModelRefused(f"{self.slow.short} was promoted, and was expected to be taken back for its latency")
+
+    def _stop_and_go(self, over: threading.Event) -> None:
+        pid = self.host.pid_of(self.slow.digest)
+        while pid is not None and not over.wait(STEP_SECONDS):
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(STANDSTILL_SECONDS)
+            os.kill(pid, signal.SIGCONT)
+
+    def _refuse(self, artifact: Artifact, why: str) -> float:
+        """Stage what cannot be served; when it was refused."""
+        try:
+            self._promote(artifact)
+        except ModelRefused as refused:
+            if why not in str(refused):
+                raise
+            return time.monotonic()
+        raise ModelRefused(f"{artifact.short} was promoted, and was expected to be refused: {why}")
