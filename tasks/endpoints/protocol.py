@@ -94,6 +94,9 @@ class DesiredState(Protocol):
     def scores_of(self, artifact_digest: Digest) -> Sequence[Mapping[str, Any]]:
         """The newest score of each benchmark of an artifact, without items."""
 
+    def promotion_steps(self, channel: str) -> Sequence[PromotionStep]:
+        """Every step of the channel's promotions, oldest first."""
+
 
 class StagingState(Protocol):
     """What the local endpoint needs of the ledger."""

@@ -44,6 +44,18 @@ class SwitchLine(Noun):
     reason: str
 
 
+class StepLine(Noun):
+    """One step of a promotion, as it ended."""
+
+    digest: Digest
+    step: str
+    ended: str
+    seconds: float
+    said: str
+    """May hold paths of this host: not for everybody."""
+    at: datetime
+
+
 class ChannelLine(Noun):
     """What a channel should answer with, by the ledger."""
 
@@ -60,6 +72,8 @@ class ChannelLine(Noun):
     """What it would be rolled back to."""
     switches: tuple[SwitchLine, ...] = ()
     """Newest first; the last few."""
+    steps: tuple[StepLine, ...] = ()
+    """Of promotions, newest first; the last few. Those that were refused are only here."""
 
 
 class InstanceLine(Noun):

@@ -74,7 +74,8 @@ def as_shown(
         routes: as loaded by the gateway.
         in_flight: instance -> requests under way.
         status: what the agent said; None when it said nothing yet.
-        whole: also why instances are as they are, which may hold paths and the end of a log: for the operator alone.
+        whole: also why instances are as they are, and what steps of promotions said, which may hold paths and the end
+            of a log: for the operator alone.
         now: for tests.
     """
     known = {line.channel: line for line in status.channels} if status else {}
@@ -84,7 +85,9 @@ def as_shown(
         "at": (now or datetime.now(UTC)).isoformat(),
         "agent_at": status.at.isoformat() if status else None,
         "serial": routes.serial,
-        "channels": [_channel(name, routes, routes.channels.get(name), known.get(name), status) for name in names],
+        "channels": [
+            _channel(name, routes, routes.channels.get(name), known.get(name), status, whole=whole) for name in names
+        ],
         "instances": [
             _instance(name, routes.instances.get(name), lines.get(name), in_flight.get(name, 0), whole=whole)
             for name in sorted({*routes.instances, *lines})
@@ -94,7 +97,13 @@ def as_shown(
 
 
 def _channel(
-    name: str, routes: Routes, route: ChannelRoute | None, line: ChannelLine | None, status: ServingStatus | None
+    name: str,
+    routes: Routes,
+    route: ChannelRoute | None,
+    line: ChannelLine | None,
+    status: ServingStatus | None,
+    *,
+    whole: bool,
 ) -> dict[str, Any]:
     """One channel: its versions, newest switches, and who answers now."""
     answering = routes.instances.get(route.instance) if route and route.instance else None
@@ -121,6 +130,9 @@ def _channel(
         "since": line.since.isoformat() if line else None,
         "versions": versions,
         "switches": [switch.model_dump(mode="json") for switch in line.switches] if line else [],
+        "steps": [step.model_dump(mode="json", exclude=None if whole else {"said"}) for step in line.steps]
+        if line
+        else [],
     }
 
 

@@ -24,6 +24,7 @@ from tasks.endpoints.status_file import (
     InstanceLine,
     ScoreLine,
     ServingStatus,
+    StepLine,
     SwitchLine,
     read_status,
     status_beside,
@@ -34,7 +35,7 @@ READ_SECONDS = 30.0
 """The ledger is read again after so long: a score may have come since."""
 TELL_SECONDS = 5.0
 """The file is written again after so long even when nothing has changed: by its age a silent agent is seen."""
-SWITCHES = 8
+SWITCHES, STEPS = 8, 16
 REASON_LETTERS = 600
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,17 @@ def _channel(state: DesiredState, live: Live) -> ChannelLine:
                 reason=one.reason[:REASON_LETTERS],
             )
             for one in state.promotions(live.channel)[:SWITCHES]
+        ),
+        steps=tuple(
+            StepLine(
+                digest=one.digest,
+                step=one.step,
+                ended=one.ended,
+                seconds=one.seconds,
+                said=one.said[:REASON_LETTERS],
+                at=one.at,
+            )
+            for one in list(state.promotion_steps(live.channel))[: -STEPS - 1 : -1]
         ),
     )
 

@@ -225,6 +225,9 @@ def test_people_are_told_channels_scores_instances_drains_and_restarts(host, mak
     assert (channel.digest, channel.previous, channel.generation) == (green.digest, blue.digest, 2)
     assert [(one.generation, one.digest) for one in channel.switches] == [(2, green.digest), (1, blue.digest)]
     assert all(one.visible_at >= one.at for one in channel.switches)
+    host.ledger.record_step(
+        "eu", "warm", generation=1, digest=green.digest, ended="done", seconds=1.0, said="8 answers"
+    )
     scores = told(host).scores
     assert [(s.benchmark, s.value, s.n) for s in scores[green.digest]] == [("eu_mc", 0.75, 4)]
     assert [s.value for s in scores[blue.digest]] == [0.5]
@@ -244,6 +247,8 @@ def test_people_are_told_channels_scores_instances_drains_and_restarts(host, mak
     assert told(host).counts.restarts == {}
     os.kill(host.status(green).pid, signal.SIGKILL)
     until(lambda: told(host).counts.restarts == {"eu": 1}, what="a restart")
+
+    until(lambda: [s.step for s in told(host).channels[0].steps] == ["warm"], what="a step, with the next look")
 
     host.stop()
     host.start()  # what was counted stays

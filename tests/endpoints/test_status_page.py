@@ -14,6 +14,7 @@ from tasks.endpoints.status_file import (
     InstanceLine,
     ScoreLine,
     ServingStatus,
+    StepLine,
     SwitchLine,
     read_status,
     write_status,
@@ -46,6 +47,7 @@ def status(*instances: InstanceLine, at: datetime = NOW, **changes) -> ServingSt
         since=NOW,
         previous=OLD,
         switches=(SwitchLine(visible_at=NOW, **switch),),
+        steps=(StepLine(digest=GREEN, step="verify", ended="refused", seconds=2.0, said=LOG, at=NOW),),
     )
     counts = Counts(restarts={"eu": 2}, drains={"eu": {"empty": Drained(count=3, seconds=4.5)}})
     told = {"channels": (channel,), "scores": {BLUE: (score,)}, "instances": instances, "counts": counts}
@@ -99,9 +101,11 @@ def test_without_a_word_of_the_agent_the_routes_alone_are_shown():
 
 def test_why_an_instance_failed_is_for_the_operator_alone():
     told = status(line(f"eu-{GREEN[:12]}", GREEN, state="failed", reason=LOG))
-    assert as_shown(routes(BLUE), {}, told, whole=True)["instances"][0]["reason"] == LOG
+    operator = as_shown(routes(BLUE), {}, told, whole=True)
+    assert operator["instances"][0]["reason"] == operator["channels"][0]["steps"][0]["said"] == LOG
     shown = str(as_shown(routes(BLUE), {}, told, whole=False))
     assert "failed" in shown
+    assert "refused" in shown
     assert "secret-path" not in shown
 
 

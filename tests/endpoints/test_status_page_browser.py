@@ -15,6 +15,7 @@ from tasks.endpoints.status_file import (
     InstanceLine,
     ScoreLine,
     ServingStatus,
+    StepLine,
     SwitchLine,
     write_status,
 )
@@ -122,6 +123,13 @@ def say(
         release=release,
         since=now - timedelta(minutes=5),
         previous=previous,
+        steps=tuple(
+            StepLine(digest="d" * 64, step=step, ended=ended, seconds=12.3, said=said, at=now)
+            for step, ended, said in (
+                ("canary 5", "refused", "12 of 100 answers were empty, beyond the live version's 0"),
+                ("warm", "done", "8 answers"),
+            )
+        ),
         switches=(switch(2, live, release, 5), switch(1, previous or GREEN, older, 600)),
     )
     lines = [
@@ -170,6 +178,8 @@ def test_the_page_shows_what_is_served_and_asks_nobody_else(gateway, blue, green
     ]
     card.get_by_text("Last promotions").click()
     assert "1.4 s" in card.inner_text()
+    card.get_by_text("Last steps of promotions").click()
+    assert "12 of 100 answers were empty" in card.inner_text()
     assert "RuntimeError: no such file" in seen.page.locator("#instances").inner_text()
     seen.shot("desktop")
     assert seen.outside() == []

@@ -248,3 +248,21 @@ def _count(ledger, table):
 def _rows(ledger, table):
     with ledger._read() as connection:
         return connection.execute(text(f"SELECT * FROM {table}")).all()
+
+
+def test_the_scores_of_an_artifact_are_the_newest_of_each_benchmark_without_items(ledger, samples):
+    first = samples.evaluation(right=1, n=4)
+    later = first.model_copy(
+        update={
+            "eval_key": samples.digest("later"),
+            "scores": tuple(score.model_copy(update={"value": 0.75}) for score in first.scores),
+        }
+    )
+    ledger.record_evaluation(first)
+    ledger.record_evaluation(later)
+    told = ledger.scores_of(first.artifact_digest)
+    assert [(one["benchmark"], one["value"]) for one in told] == [
+        (name, 0.75) for name in sorted(score.benchmark for score in first.scores)
+    ]
+    assert "items" not in told[0]
+    assert ledger.scores_of(samples.digest("none")) == []
