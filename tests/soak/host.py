@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import httpx
 import psutil
 
 from tasks.domain.models import ChannelState, ModelRef
+from tasks.doors import open_ledger, open_store
 from tasks.endpoints.launcher_client import LauncherClient
 from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.probe import ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
 from tasks.processes import end_processes, marked_processes
+from tasks.settings import settings
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
 from tests.soak.records import Loaded, Written
@@ -61,8 +64,8 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Host:
     """The processes, and how one talks to them."""
 
-    def __init__(self, home: Path, port: int, *, instances: str, settings: Mapping[str, str] | None = None) -> None:
-        """Start nothing yet; what is in the home is removed. ``settings`` are variables of all processes."""
+    def __init__(self, home: Path, port: int, *, instances: str, variables: Mapping[str, str] | None = None) -> None:
+        """Start nothing yet; what is in the home is removed. ``variables`` are of all its processes."""
         shutil.rmtree(home, ignore_errors=True)
         for folder in (home / "run", home / "logs"):
             folder.mkdir(parents=True)
@@ -79,7 +82,7 @@ class Host:
             "CRASH_MATRIX_PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
             MARK: self.mark,
-            **(settings or {}),
+            **(variables or {}),
         }
         self.ledger = Ledger.open(f"sqlite:///{home / 'ledger.db'}")
         self.store = ArtifactStore(home / "store")
@@ -196,6 +199,25 @@ class Host:
             return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
+
+
+@contextmanager
+def named(host: Host) -> Iterator[None]:
+    """What the product does in this process is done in this host's home meanwhile."""
+    names = ("EMPELT_HOME", "EMPELT_GATEWAY_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: host.environment[name] for name in names})
+    for door in (settings, open_ledger, open_store):
+        door.cache_clear()
+    try:
+        yield
+    finally:
+        open_ledger().close()
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {name: value} if value is not None else {}
+        for door in (settings, open_ledger, open_store):
+            door.cache_clear()
 
 
 class Watch(threading.Thread):

@@ -21,9 +21,8 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def site():
-    opened = open_site(free_port())
-    yield opened
-    assert opened.end() == []
+    with open_site(free_port()) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -32,9 +32,8 @@ ACT = st.one_of(PROMOTE, st.sampled_from(["roll back", *BESIDES[1:]]))
 
 @pytest.fixture(scope="module")
 def site():
-    opened = open_site(free_port())
-    yield opened
-    assert opened.end() == []
+    with open_site(free_port()) as opened:
+        yield opened
 
 
 def live(site):
