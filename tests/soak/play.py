@@ -17,7 +17,7 @@ from tests.soak.promotion import CANARY, DEADLINE_SECONDS, Promotion
 from tests.soak.records import Event
 from tests.soak.shelf import Shelf, change_weights
 
-STANDSTILL_SECONDS, STEP_SECONDS = 4.0, 0.3
+STANDSTILL_SECONDS, STEP_SECONDS = 6.0, 0.3
 """Of an instance that is made slow."""
 
 
