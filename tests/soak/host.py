@@ -123,13 +123,13 @@ class Host:
         until(has_left, 240, "the gateway's new worker to answer and the old one to leave")
         return at
 
-    def kill_instance(self, digest: str) -> float:
-        """SIGKILL of its first process, until it answers again. Returns when it was killed."""
+    def kill_instance(self, digest: str, *, seconds: float = 240.0) -> float:
+        """SIGKILL of its first process, until it answers again, for at most so long. Returns when it was killed."""
         pid = until(lambda: self.pid_of(digest), 60, f"a process of {digest[:12]}")
         os.kill(pid, signal.SIGKILL)
         at = time.monotonic()
-        until(lambda: self.pid_of(digest) not in (None, pid), 240, f"{digest[:12]} to be started again")
-        until(lambda: self.answers_for() == digest, 240, f"{digest[:12]} to answer for {CHANNEL} again")
+        until(lambda: self.pid_of(digest) not in (None, pid), seconds, f"{digest[:12]} to be started again")
+        until(lambda: self.answers_for() == digest, seconds, f"{digest[:12]} to answer for {CHANNEL} again")
         return at
 
     def switch(self, digest: str, release: ModelRef, expected: int) -> ChannelState:

@@ -11,16 +11,14 @@ import pytest
 
 from tasks.domain.errors import PipelineError
 from tests.local_hub.hub_fixtures import free_port
-from tests.soak.faulty import FAULTS, strike
-from tests.soak.promotion import CANARY, STEPS, Promotion
+from tests.soak.faulty import FAULTS, SHORT, WRONG, strike
+from tests.soak.promotion import STEPS, Promotion
 from tests.soak.records import Event
 from tests.soak.site import open_site
 
-WRONG = FAULTS["wrong weights"]["wrong"]
 UNPROVEN = {"abort-200", "wrong weights", "missing logprobs"}
 """Whoever shows one of these when it is verified is refused."""
-SHORT = tuple(step.model_copy(update={"seconds": 4.0, "requests": min(step.requests, 12)}) for step in CANARY)
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
