@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from deployments.up import LEAST_FREE_BYTES
+from tasks.domain.audit import AuditFact
 from tasks.domain.errors import InputError, PipelineError
 from tasks.domain.records import JobFact, PollState
 from tasks.doors import open_ledger, open_store
@@ -109,6 +110,7 @@ class FromFacts(Collector):
             "empelt_channel_visible", "Whether the gateway answers with the wanted generation", labels=["channel"]
         )
         yield labelled(visible, ((name, float(seen >= wanted)) for name, (wanted, seen) in found.generations.items()))
+        yield from _audits([one for name in found.generations for one in ledger.audits(name, limit=1)])
         if (heard := ledger.agent_last_seen()) is not None:
             yield gauge("agent_seen_timestamp_seconds", "When the agent was last heard of", heard.timestamp())
         yield gauge("ledger_scrape_seconds", "What reading all this took", time.monotonic() - began)
@@ -157,6 +159,20 @@ def _polls(states: list[PollState]) -> Iterator[Metric]:
         if state.good_at is not None:
             good.add_metric([state.family], state.good_at.timestamp())
     yield from (polls, failures, calls, good)
+
+
+def _audits(newest: Iterable[AuditFact]) -> Iterator[Metric]:
+    """The newest audit of each channel."""
+    proved = GaugeMetricFamily(
+        "empelt_channel_proved",
+        "1: it answers with the judged model; 0: that is not proved; -1: it answers wrongly, or not",
+        labels=["channel"],
+    )
+    at = GaugeMetricFamily("empelt_channel_audit_timestamp_seconds", "When it was audited last", labels=["channel"])
+    for one in newest:
+        proved.add_metric([one.channel], -1 if one.is_bad else float(one.outcome == "proved"))
+        at.add_metric([one.channel], one.at.timestamp())
+    yield from (proved, at)
 
 
 def _size_of(store: ArtifactStore, digest: str) -> int:

@@ -32,7 +32,7 @@ def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[st
                 "rollback-channel/by-hand",
                 wait=True,
                 parameters={"channel": channel, "to": to, "reason": reason},
-                timeout=settings.visible_deadline_seconds + 120,
+                timeout=settings.stage_deadline_seconds + settings.visible_deadline_seconds + 120,
                 tags=[channel, "rollback"],
             )
             with get_client(sync_client=True) as client:
@@ -40,7 +40,7 @@ def roll_back(settings: Settings, channel: str, to: str, reason: str) -> dict[st
         except httpx.HTTPError as error:
             raise EndpointUnavailable(f"the Prefect server at {settings.prefect_url} went away: {error}") from error
     run_url = f"{settings.prefect_url}/v2/runs/flow-run/{run.id}"
-    if run.state is None or not run.state.is_completed():
+    if run.state is None or not run.state.is_completed() or run.state.name == "Refused":
         said = run.state.message if run.state else "it has no state"
         raise PromotionFailed(f"{channel} was not rolled back: {said} (run: {run_url})")
     state = open_ledger().channel(channel)

@@ -12,6 +12,7 @@ from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_reference
 from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed
 from tasks.overview import reported
+from tasks.promotions import outcome_of
 from tasks.stage import staged
 
 
@@ -36,10 +37,10 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
         if standing == "decided":
             return Completed(name="AlreadyDecided", message=told)
         if standing == "live":
-            state = publish_model(waiting.request)  # switches nothing: it waits until the gateway has said so
+            done = outcome_of(publish_model(waiting.request))  # it switches nothing, and waits for the gateway
             wanted = decision == "publish"
             record_decision(waiting, "published", by if wanted else "an earlier run", told, held.fence)
-            message = f"{state.channel} serves it already, as {told}"
+            message = f"{done.channel} serves it already, as {told}"
             return Completed(name="Published" if wanted else "Refused", message=message)
         if decision == "reject":
             record_decision(waiting, "rejected", by, comment, held.fence)
@@ -55,7 +56,9 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
                 return Completed(name="Refused", message=f"not published, now {ended}: " + " ".join(verdict.reasons))
             reason = f"approved by {by}. {comment} {verdict.reasons[-1]}"
             changes = {"expected_generation": generation, "fence": held.fence, "reason": reason}
-            state = publish_model(waiting.request.model_copy(update=changes))
+            done = outcome_of(publish_model(waiting.request.model_copy(update=changes)))
+            if done.refused:
+                return Completed(name="Refused", message=f"not published, and it goes on waiting: {done.refused}")
         record_decision(waiting, "published", by, comment, held.fence)
-        show_decision(job, verdict, model, "Published", state.generation)
-    return Completed(name="Published", message=f"{state.channel} serves generation {state.generation}; {reason}")
+        show_decision(job, verdict, model, "Published", done.generation)
+    return Completed(name="Published", message=f"{done.channel} serves generation {done.generation}; {reason}")

@@ -18,6 +18,7 @@ from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed, end_job, unclaimed
 from tasks.merge import merge_on_gpu
 from tasks.overview import reported
+from tasks.promotions import published
 from tasks.stage import staged
 
 
@@ -67,11 +68,12 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
                 claim_key=job.key,
                 reason=verdict.reasons[-1],
             )
+            reasons = " ".join(verdict.reasons)
             if outcome == "published":
-                generation = publish_model(request).generation
+                ended, outcome, generation, reasons = published(publish_model(request), reasons)
         if outcome == "awaiting":
             ask_approval(request, verdict.reasons[-1])
-        end_job(job, outcome, " ".join(verdict.reasons), digest, held.fence)
+        end_job(job, outcome, reasons, digest, held.fence)
         show_decision(job, verdict, candidate, ended, generation if outcome == "published" else None)
     told = f"{job.channel} serves {job.release.ref} as generation {generation}" if outcome == "published" else None
-    return Completed(name=ended, message=told or " ".join(verdict.reasons))
+    return Completed(name=ended, message=told or reasons)

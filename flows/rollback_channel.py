@@ -2,14 +2,16 @@
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
 
+from tasks.domain.jobs import Promoted
+from tasks.promote import drain, stage, verify
+from tasks.promotions import promotion
 from tasks.publish import announce, choose_previous, confirm_visible, switch_channel
 
 
 @flow(name="rollback-channel", flow_run_name="roll back {channel}")
-def rollback_channel(channel: str, to: str = "previous", reason: str = "by hand") -> State[None]:
-    """Switch ``channel`` back.
+def rollback_channel(channel: str, to: str = "previous", reason: str = "by hand") -> State[Promoted]:
+    """Switch ``channel`` back: at once where what it served before is still up, else when that has come up again.
 
     Args:
         channel: the served name.
@@ -17,7 +19,11 @@ def rollback_channel(channel: str, to: str = "previous", reason: str = "by hand"
         reason: recorded, and shown in the UI.
     """
     request = choose_previous(channel, to, reason)
-    state = switch_channel(request)
-    confirm_visible(state)
-    announce(state, request.reason)
-    return Completed(name="RolledBack", message=f"{channel} serves {state.release} as generation {state.generation}")
+    with promotion(request, back=True) as way:
+        stage(way)
+        verify(way)
+        state = switch_channel(request)
+        confirm_visible(state)
+        drain(way, state)
+        announce(state, request.reason)
+    return way.ended()

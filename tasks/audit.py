@@ -73,7 +73,7 @@ def _found(state: ChannelState) -> AuditFact:
     try:
         problems += _wrong_route(state)
         proof = verify_public(state)
-        said = str(proof)
+        said = f"{proof}{_mapped(state)}"
         if proof.unproven:
             outcome = "unproven"
             problems += _says_nothing(state)
@@ -116,6 +116,14 @@ def _wrong_route(state: ChannelState) -> list[str]:
             f"expected {state.artifact_digest} as generation {state.generation}"
         )
     return problems
+
+
+def _mapped(state: ChannelState) -> str:
+    """What the agent saw of its weight files when it came up."""
+    for one in open_ledger().instances():
+        if (one.channel, one.digest) == (state.channel, state.artifact_digest) and one.mapped:
+            return f"; {one.mapped}"
+    return ""
 
 
 def _says_nothing(state: ChannelState) -> list[str]:

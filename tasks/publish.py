@@ -1,19 +1,24 @@
 """Prefect tasks that move a channel. The switch is one compare-and-swap in the ledger; the rest waits for it."""
 
+import time
+
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, PromotionFailed
+from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
 from tasks.domain.report import channel_page, plain
 from tasks.doors import open_endpoint, open_ledger, open_store
-from tasks.identity import staged_now, verify_public, verify_staged
+from tasks.endpoints.wishes import KEEP_PREVIOUS
+from tasks.identity import verify_public
+from tasks.promotions import as_served, policy_of, require_stored
 from tasks.settings import settings
+from tasks.steps import record_confirmed, record_once
 
 
 @task(name="switch", task_run_name="switch {request.channel}", cache_policy=NO_CACHE)
@@ -22,17 +27,12 @@ def switch_channel(request: PublishRequest) -> ChannelState:
 
     Raises:
         PromotionFailed: if the channel or the claim has moved on. Nothing is changed then.
-        WrongModel: if the instance that is staged is not the model that was judged. Nothing is changed then.
         ModelRefused: if a person's request names an artifact that the store has not got. Nothing is changed then.
     """
     if request.claim_key is None:  # a job's candidate answers at this moment; what a person names may be long gone
-        _require_stored(request)
-    if ready := staged_now(request.channel, request.artifact_digest):
-        serves = open_ledger().channel(request.channel)
-        proof = verify_staged(ready, previous=serves.artifact_digest if serves else None)
-        get_run_logger().info("%s before the switch: %s", ready.model, proof)
-    run_id = flow_run.get_id()
-    return open_ledger().switch_channel(
+        require_stored(request)
+    run_id, began = flow_run.get_id(), time.monotonic()
+    state = open_ledger().switch_channel(
         request.channel,
         digest=request.artifact_digest,
         release=request.release,
@@ -43,23 +43,12 @@ def switch_channel(request: PublishRequest) -> ChannelState:
         claim_key=request.claim_key,
         flow_run_id=str(run_id) if run_id else None,
         reason=request.reason,
+        extra=as_served(request) if request.claim_key is None else None,
+        more={KEEP_PREVIOUS: policy_of(request).keep_previous_seconds},
     )
-
-
-def _require_stored(request: PublishRequest) -> None:
-    """Refuse what the store has not got; what it has is from now on in use, and no collection of garbage takes it."""
-    if open_store().use(request.artifact_digest):
-        return
-    there = [
-        f"{p.artifact_digest[:12]} ({p.release}, generation {p.generation})"
-        for p in open_ledger().promotions(request.channel)
-        if open_store().has(p.artifact_digest)
-    ]
-    raise ModelRefused(
-        f"{request.channel!r} cannot serve {request.release}: its artifact {request.artifact_digest} is not in the "
-        "store any more. Run its job again from the form of remerge-release, or go back to one that is there",
-        problems=there or ["none of those that it has served is"],
-    )
+    if state.generation == request.expected_generation + 1:
+        record_once(state, "switch", time.monotonic() - began, f"to generation {state.generation}")
+    return state
 
 
 @task(name="confirm", task_run_name="confirm {state.channel} generation {state.generation}", cache_policy=NO_CACHE)
@@ -76,9 +65,8 @@ def confirm_visible(state: ChannelState) -> None:
         proof = verify_public(state)
     except (EndpointUnavailable, InputError) as error:
         raise PromotionFailed(f"{state.channel}: {error}. {_switch_back(state, str(error))}") from error
-    get_run_logger().info("%s serves generation %d after %.1f s", state.channel, state.generation, seen.seconds)
     tell = get_run_logger().warning if proof.unproven else get_run_logger().info
-    tell("%s through the public address: %s", state.channel, proof)
+    tell("%s", record_confirmed(state, seen.seconds, str(proof)))
 
 
 def _switch_back(state: ChannelState, reason: str) -> str:
@@ -149,5 +137,5 @@ def choose_previous(channel: str, to: str, reason: str) -> PublishRequest:
         expected_generation=state.generation,
         reason=f"rolled back from {state.release} (generation {state.generation}): {reason}",
     )
-    _require_stored(request)
+    require_stored(request)
     return request

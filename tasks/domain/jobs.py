@@ -104,6 +104,18 @@ class PublishRequest(Noun):
     reason: str = "by hand"
 
 
+class Promoted(Noun):
+    """How a promotion ended."""
+
+    channel: str
+    generation: int
+    """Of the channel now."""
+    release: ModelRef
+    """What it was asked to serve."""
+    refused: str = ""
+    """Why it does not; empty if it does."""
+
+
 def run_name(release: ModelRef, target: str) -> str:
     """The name of a flow run."""
     return f"{release.slug} x {target}"

@@ -294,6 +294,8 @@ class InstanceStatus(Noun):
     """Image, flags, device: what goes into an eval_key."""
     model_name: str = ""
     """As in ``eu@abcdef123456``."""
+    mapped: str = ""
+    """What was seen of the weight files that its processes have mapped, or why nothing was."""
 
 
 def live_of(

@@ -25,7 +25,7 @@ from tasks.endpoints.protocol import Artifacts, DesiredState
 from tasks.endpoints.report import Report
 from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
 from tasks.endpoints.visibility import Visibility
-from tasks.endpoints.wishes import Wish, choose_routes, wishes_of
+from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, choose_routes, wishes_of
 
 ROUND_SECONDS = 0.3
 MAX_SOCKET_PATH = 107
@@ -197,7 +197,7 @@ class Agent:
             instance = self.instances[wish.name]
             device = placement.placed.get(wish.name)
             if device is None:
-                instance.wait_for(f"waits for room: {placement.waiting.get(wish.name, 'given up')}")
+                instance.wait_for(f"{WAITS_FOR_ROOM}: {placement.waiting.get(wish.name, 'given up')}")
             elif listed is None or self._drain.has(wish.name):
                 instance.wait_for("waits for the launcher")
             elif instance.state == "failed" and instance.started and wish.name not in self._routes.instances:

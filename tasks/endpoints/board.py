@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tasks.endpoints import figures
-from tasks.endpoints.routes import ChannelRoute, InstanceRoute, Routes, read_routes
+from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes, read_routes
 from tasks.endpoints.split import share_of
 from tasks.endpoints.tally import Count, Tally
 
@@ -92,6 +92,11 @@ class Board:
         if target.instance is None or target.version == "pinned":
             return None
         return self.tally.of(target.channel, target.instance.digest)
+
+    def canary(self, target: Target) -> Canary | None:
+        """What is tried on a target's channel now."""
+        route = self.routes.channels.get(target.channel)
+        return route.canary if route is not None else None
 
     def names(self) -> list[str]:
         """Every model name that can be asked for: channels first."""

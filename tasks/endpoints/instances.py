@@ -2,7 +2,8 @@
 
 States as a person sees them: ``starting`` (hashing, waiting for room, loading), ``ready``, ``failed``, ``stopping``. A
 staged instance that fails twice stays failed, so that a broken candidate cannot keep a device busy for ever; a live
-one is tried again for as long as it is wanted, at most once a minute. Its files are hashed again before each start.
+one is tried again for as long as it is wanted, at most once a minute. Its files are hashed again before each start, and
+before it is ready they must be those that were hashed, in the folder and in its processes' maps.
 """
 
 import logging
@@ -17,6 +18,7 @@ from tasks.domain.errors import EndpointUnavailable, ModelRefused
 from tasks.domain.models import Artifact
 from tasks.domain.records import InstanceState, InstanceStatus
 from tasks.endpoints.launcher_client import LauncherClient, Listed, tail_of
+from tasks.endpoints.mapped import ENDING, changed_since, read_maps, stamps
 from tasks.endpoints.placement import Device, Need
 from tasks.endpoints.probe import ask_health
 from tasks.endpoints.profile import ServingProfile
@@ -55,6 +57,9 @@ class Instance:
     retry_at: float = 0.0
     _hashing: Future[Artifact] | None = None
     _verified: bool = False
+    _hashed: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Which files were hashed; empty for one that an earlier agent had hashed."""
+    _mapped: str = ""
     _last_health: float = 0.0
     _started_at: float = 0.0
 
@@ -105,7 +110,7 @@ class Instance:
             return
         if self._hashing is None:
             self._move("starting", "hashing its files")
-            self._hashing = executor.submit(artifacts.verify, self.wish.digest)
+            self._hashing = executor.submit(self._hash, artifacts)
         if not self._hashing.done():
             return
         hashing, self._hashing = self._hashing, None
@@ -115,6 +120,10 @@ class Instance:
         except (ModelRefused, OSError) as error:
             logger.error("%s is not started: %s", self.wish.name, error)
             self._fail(f"{REFUSED}{error}", wait_seconds=MAX_BACKOFF_SECONDS)
+
+    def _hash(self, artifacts: Artifacts) -> Artifact:
+        self._hashed = stamps(artifacts.get(self.wish.digest))  # before they are read: what changes meanwhile is seen
+        return artifacts.verify(self.wish.digest)
 
     @property
     def may_start(self) -> bool:
@@ -177,10 +186,22 @@ class Instance:
         elif self.state == "ready" and self.failures and now - self._started_at > MAX_BACKOFF_SECONDS:
             self.failures = 0
         elif self.state == "starting" and health.up:
+            if problems := self._other_files():
+                self._fail(f"it may serve other files than those that were hashed: {'; '.join(problems)}")
+                return
             self._move("ready", "")
             logger.info("%s: ready after %.1f s", self.wish.name, now - self._started_at)
         elif self.state == "starting" and now - self._started_at > READY_DEADLINE_SECONDS:
             self._fail(f"it was not ready within {READY_DEADLINE_SECONDS:.0f} s")
+
+    def _other_files(self) -> list[str]:
+        """What speaks against its having loaded the files that were hashed. It has no traffic yet."""
+        if self.artifact is None or self.pid is None:
+            return []
+        weights = [file.path for file in self.artifact.files if file.path.endswith(ENDING)]
+        seen = read_maps(self.pid, self.artifact.folder, weights)
+        self._mapped = str(seen)
+        return [*seen.problems, *(changed_since(self.artifact, self._hashed) if self._hashed else ())]
 
     def wait_for(self, reason: str) -> None:
         """It cannot start yet."""
@@ -214,6 +235,7 @@ class Instance:
             mode=image.rsplit(" ", 1)[-1],
             serving=self.profile.facts(image=image),
             model_name=f"{self.wish.channel}@{self.wish.digest[:12]}",
+            mapped=self._mapped if self.started else "",
         )
 
     def _fail(self, reason: str, *, wait_seconds: float | None = None) -> None:

@@ -205,8 +205,30 @@ class Promoter:
                 if found is not None and found.canaries.get(self.request.channel) == self._as_routed(step.weight):
                     gateway, seen = found, time.monotonic()
         except BaseException:
-            self.state.end_canary(self.request.channel, self.request.artifact_digest)
+            self.state.end_canary(self.request.channel, self.request.artifact_digest, owner=self._owner)
             raise
+
+    def drained(self, previous: Digest, *, deadline_seconds: float, keep_seconds: float) -> PromotionStep:
+        """Wait until what was served before has nothing under way; it is out of its channel already.
+
+        Args:
+            previous: the artifact that was served before.
+            deadline_seconds: after so long it is left to the agent, which waits as long before it stops it.
+            keep_seconds: for how long it then stays warm; told only.
+        """
+        began, name, most = time.monotonic(), instance_name(self.request.channel, previous), 0
+        while True:
+            found = ask_gateway(self._gateway, self._key)
+            under_way = found.in_flight.get(name, 0) if found is not None else 0
+            most, seconds = max(most, under_way), time.monotonic() - began
+            if (found is not None and not under_way) or seconds >= deadline_seconds:
+                break
+            self._sleep(POLL_SECONDS)
+        left = f", {under_way} of them not yet" if under_way else ""
+        is_up = found is not None and name in found.in_flight
+        then = f"it stays warm for {keep_seconds:.0f} s, where there is room" if is_up else "it is stopped"
+        said = f"{most} requests were under way and ended{left}; {then}"
+        return self.record("drain", seconds, said, figures={"under_way": most, "left": under_way})
 
     def refuse(self, step: str, seconds: float, reasons: tuple[str, ...], figures: Mapping[str, Any]) -> NoReturn:
         """Take the canary back, record why, and say so.
@@ -214,7 +236,7 @@ class Promoter:
         Raises:
             PromotionRefused: always.
         """
-        self.state.end_canary(self.request.channel, self.request.artifact_digest)
+        self.state.end_canary(self.request.channel, self.request.artifact_digest, owner=self._owner)
         self.record(step, seconds, "; ".join(reasons), ended="refused", figures=figures)
         self.record(TAKE_BACK, 0.0, "the channel never moved")
         raise PromotionRefused(

@@ -132,8 +132,8 @@ class PromotionState(Protocol):
     ) -> CanaryWish:
         """Begin, change or renew a canary."""
 
-    def end_canary(self, channel: str, digest: Digest) -> bool:
-        """Take it back."""
+    def end_canary(self, channel: str, digest: Digest, *, owner: str | None = None) -> bool:
+        """Take it back, if it is this owner's."""
 
     def record_step(
         self,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tasks.endpoints import figures
 from tasks.endpoints.answers import Header, Send, send_broken, send_error
 from tasks.endpoints.board import Board, Target
+from tasks.endpoints.hearing import MOST_BYTES, Hearing
 from tasks.endpoints.limits import Limits
 from tasks.endpoints.lost import Answer, Lost, Tries
 from tasks.endpoints.routes import InstanceRoute
@@ -120,6 +121,7 @@ class Relay:
         self.is_ending = False
         """This process is being stopped, and what is cut off now has not hung up by itself."""
         self.upstream = Upstream(idle_seconds=limits.idle_seconds)
+        self.hearing = Hearing()
 
     async def answer(self, asked: Asked, send: Send) -> None:
         """Answer one request, whatever it takes: with the model's answer or with a sentence."""
@@ -212,21 +214,32 @@ class Relay:
         async with self.upstream.ask(instance, asked.path, body, asked.headers, is_stream=is_stream) as response:
             if not response.kind.startswith("text/event-stream"):
                 answer = await response.whole(instance.pinned)
+                self._hear(target, told, answer.body)
                 told.note(answer.status, time.monotonic() - began, is_empty=not SPOKEN.search(answer.body))
                 head = _head(answer.kind, target, instance, tries.count)
                 await told.head(answer.status, [*head, _length(answer.body)], is_stream=False)
                 await send({"type": "http.response.body", "body": answer.body})
                 return
             first = await first_words(response, instance.pinned)
-            seconds, listened = time.monotonic() - began, Listened(response, first)
+            seconds, listened = time.monotonic() - began, Listened(response, first, keep=self._keeps(target, told))
             await told.head(response.status, _head(response.kind, target, instance, tries.count), is_stream=True)
             try:
                 broken = await pass_on(first, listened, send)
             except Lost as lost:
                 broken = f"{BROKEN} ({lost})"
+            self._hear(target, told, listened.heard)
             told.note(500 if broken else response.status, seconds, is_empty=not listened.spoken)
             if broken:
                 await told.broken(broken)
+
+    def _keeps(self, target: Target, told: Told) -> int:
+        """How much of a stream is listened to."""
+        return MOST_BYTES if self.hearing.wants(self.board.canary(target), target.channel, told.count) else 0
+
+    def _hear(self, target: Target, told: Told, answer: bytes) -> None:
+        canary = self.board.canary(target)
+        if answer and canary and told.count and self.hearing.wants(canary, target.channel, told.count):
+            self.hearing.hear(canary, target.channel, told.count, answer)
 
     @contextmanager
     def _counted(self, instance: InstanceRoute) -> Iterator[None]:

@@ -32,15 +32,20 @@ class Chunks(Protocol):
 class Listened:
     """A stream that remembers whether anything was said in it."""
 
-    def __init__(self, stream: Chunks, first: bytes) -> None:
+    def __init__(self, stream: Chunks, first: bytes, *, keep: int = 0) -> None:
         self._stream = stream
+        self._keep = keep
         self.spoken = bool(SPOKEN.search(first))
+        self.heard = first if keep else b""
+        """Its first ``keep`` bytes."""
 
     async def readany(self) -> bytes:
         """The next piece; empty at the end."""
         chunk = await self._stream.readany()
         if not self.spoken:  # only until then: an answer without a word is short
             self.spoken = bool(SPOKEN.search(chunk))
+        if len(self.heard) < self._keep:
+            self.heard += chunk
         return chunk
 
 

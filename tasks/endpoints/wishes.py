@@ -31,6 +31,10 @@ class Wish(NamedTuple):
     """Of a staged one: asked again after it had failed, it is tried again."""
 
 
+WAITS_FOR_ROOM = "waits for room"
+"""How the reason of an instance begins that does not fit beside the others."""
+
+
 def instance_name(channel: str, digest: Digest) -> str:
     """``eu-3f2a00112233``: names sockets and logs too."""
     return f"{channel}-{digest[:12]}"

@@ -95,10 +95,11 @@ class Canaries(Database):
             connection.execute(insert(canaries).values(**wish.model_dump() | {"languages": list(languages)}))
             return wish
 
-    def end_canary(self, channel: str, digest: Digest) -> bool:
-        """Nobody is to be sent to ``digest`` any more, whoever wanted it; False if nobody was."""
+    def end_canary(self, channel: str, digest: Digest, *, owner: str | None = None) -> bool:
+        """Nobody is to be sent to ``digest`` any more: if ``owner`` wanted it, or whoever did; False if nobody was."""
         with self._write() as connection:
-            mine = (canaries.c.channel == channel, canaries.c.digest == digest)
+            mine = [canaries.c.channel == channel, canaries.c.digest == digest]
+            mine += [canaries.c.owner == owner] if owner is not None else []
             return connection.execute(delete(canaries).where(*mine)).rowcount == 1
 
     def canary_of(self, channel: str) -> CanaryWish | None:

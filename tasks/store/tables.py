@@ -299,7 +299,7 @@ FACTS = (
     *("releases", "repo_states", "artifacts", "merges", "fetches", "evaluations", "scores"),
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
     *("jobs", "approvals", "acknowledgements", "watches", "base_changes", "publications"),
-    *("promotion_steps", "reference_outputs", "audits"),
+    *("reference_outputs", "audits", "promotion_steps"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

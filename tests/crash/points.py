@@ -32,6 +32,7 @@ TASKS = {
     **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
     "record-outputs": RELEASE,
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
+    **dict.fromkeys(("stage", "verify", "warm", "canary", "drain", "show-promotion"), RELEASE),
     # a person's word
     **dict.fromkeys(("ask-approval", "open-approval", "still-waiting", "record-decision"), ASK),
     **dict.fromkeys(("plan-backfill", "report-backfill"), BACKFILL),

@@ -109,6 +109,8 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
         lambda ledger, _: ledger.record_base_change("tiny", "eu", "retired", repo_id="lab/eu", details={"why": "old"}),
     ),
     "record_publication": (nothing, lambda ledger, _: ledger.record_publication(make.publication())),
+    "record_outputs": (nothing, lambda ledger, _: ledger.record_outputs(make.outputs())),
+    "record_audit": (nothing, lambda ledger, _: ledger.record_audit(make.audit())),
     "agent_heartbeat": (nothing, lambda ledger, _: ledger.agent_heartbeat(NOW)),
 }
 ELSEWHERE = {

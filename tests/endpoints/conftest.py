@@ -157,10 +157,10 @@ class Running:
         return int(until(lambda: re.findall(r"worker (\d+) answers", self.log()), what="the supervisor to say so")[-1])
 
     def route(self, live, *others, generation=1, canary=None, wait=True):
-        """Route channel eu to ``live``, with ``others`` beside it, as the agent would; ``canary``: instance, weight."""
+        """Route channel eu to ``live``, with ``others`` beside it, as the agent would; ``canary``: instance, weight, languages."""
         self.serial += 1
         known = {one.name: one for one in (live, *others) if one}
-        tried = Canary(instance=canary[0].name, weight=canary[1]) if canary else None
+        tried = Canary(instance=canary[0].name, weight=canary[1], languages=canary[2:]) if canary else None
         name = live.name if live else None
         channel = ChannelRoute(generation=generation, instance=name, coming=live is None, canary=tried)
         write_routes(self.routes, Routes(serial=self.serial, channels={"eu": channel}, instances=known))

@@ -2,10 +2,12 @@
 
     python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
 
-POST /behave changes how it answers from then on, until it is told otherwise:
+POST /behave changes how it answers from then on, until it is told otherwise; a model's config.json may say so from the
+start, as ``behaves``:
 
     abort   as a draining vLLM: 200, empty, finish_reason abort
     empty   200, and no word
+    text    what it says, instead of its name
     status  with this error; ``times``: only so often
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
@@ -47,6 +49,7 @@ FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
 CALM = {
     "abort": False,
     "empty": False,
+    "text": "",
     "status": 0,
     "reset": False,
     "hang": False,
@@ -57,7 +60,7 @@ CALM = {
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
 CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
-behaviour = dict(CALM)
+behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
 def compact(value):
@@ -99,7 +102,7 @@ async def complete(request: Request) -> Response:
         make = scored.chat if "messages" in asked else scored.completion
         return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
     finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] or behaviour["empty"] else f"{NAME} {asked.get('prompt', '')}"
+    text = "" if behaviour["abort"] or behaviour["empty"] else behaviour["text"] or f"{NAME} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
@@ -134,7 +137,11 @@ async def events(request: Request, asked: dict, finish: str):
             yield f"data: {compact({'error': {'message': 'EngineDeadError', 'type': 'server', 'code': 500}})}\n\n"
             yield "data: [DONE]\n\n"
             return
-        choice = {"index": 0, "text": f"{NAME} {number} {time.monotonic()} ", "finish_reason": None}
+        choice = {
+            "index": 0,
+            "text": behaviour["text"] or f"{NAME} {number} {time.monotonic()} ",
+            "finish_reason": None,
+        }
         yield f"data: {compact({'model': model, 'choices': [choice]})}\n\n"
         await asyncio.sleep(asked.get("wait", 0.0))
     yield f"data: {compact({'choices': [{'index': 0, 'text': '', 'finish_reason': finish}]})}\n\n"

@@ -16,6 +16,7 @@ from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.placement import GIB, Device
 from tasks.endpoints.profile import ServingProfile
+from tasks.endpoints.routes import read_routes
 
 HERE = Path(__file__).parent
 RELEASE = ModelRef(repo_id="lab/instruct-v2", revision="2" * 40)
@@ -85,6 +86,10 @@ class Host:
         generation = self.switch(artifact)
         self.endpoint.unstage(wanted)
         return self.endpoint.wait_visible("eu", generation=generation, deadline_seconds=60)
+
+    def route(self, artifact):
+        """Its instance, as the gateway knows it."""
+        return read_routes(self.gateway.routes).instances[f"eu-{artifact.short}"]
 
     def kill(self, artifact):
         os.kill(self.status(artifact).pid, signal.SIGKILL)

@@ -139,6 +139,23 @@ def test_without_room_for_two_the_candidate_waits_and_a_switch_recreates_while_r
     assert host.answer() == (green.digest, "2")
 
 
+def test_where_only_one_fits_the_previous_one_answers_when_the_live_one_cannot_be_started(host, make_artifact, until):
+    blue, broken = make_artifact("blue"), make_artifact("broken", fault="crash")
+    host.device = ONE_SLOT
+    host.start()
+    host.publish(blue)
+    generation = host.switch(broken)
+    until(lambda: (s := host.status(broken)) and "cannot be loaded" in s.reason, what="the live one to fail")
+    until(lambda: (s := host.status(blue)) and s.state == "ready", what="the previous one to be started again")
+    until(lambda: host.gateway.ask().status_code == 200, what="an answer")
+    assert host.answer() == (blue.digest, str(generation - 1)), "it answers under its own generation"
+    pid = host.status(blue).pid
+    until(lambda: "waits for room" in host.status(broken).reason, what="the live one to wait for room")
+    assert host.status(blue).pid == pid, "it is not stopped for another try"
+    host.switch(blue)
+    until(lambda: host.answer() == (blue.digest, str(generation + 1)), what="the way back")
+
+
 def test_waiting_without_an_agent_names_its_last_heartbeat(host, make_artifact):
     blue = make_artifact("blue")
     wanted = host.stage(blue)

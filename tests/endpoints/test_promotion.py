@@ -10,7 +10,6 @@ from tasks.domain.errors import PromotionFailed, PromotionRefused
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.promotion import AbortRules, CanaryStep, PromotionPolicy
 from tasks.endpoints.promotion import Promoter, stands
-from tasks.endpoints.routes import read_routes
 
 RULES = AbortRules(min_requests=10, foreign=None)
 HALF = CanaryStep(weight=50, seconds=20, requests=15)
@@ -103,7 +102,7 @@ def test_a_good_canary_answers_its_share_and_is_switched_to_with_one_visible_gen
 
 def test_a_canary_that_answers_nothing_is_taken_back_and_nobody_loses_a_request(host, both, load, behave):
     blue, green, _ = both
-    behave(read_routes(host.gateway.routes).instances[f"eu-{green.short}"], status=500)
+    behave(host.route(green), status=500)
     with pytest.raises(PromotionRefused) as refused:
         promoter(host, green).canary(HALF, RULES)
     assert "it has answered none of its" in refused.value.problems[0]
@@ -117,7 +116,7 @@ def test_a_canary_that_answers_nothing_is_taken_back_and_nobody_loses_a_request(
 
 def test_empty_answers_abort_with_both_figures(host, both, load, behave, until):
     _, green, _ = both
-    behave(read_routes(host.gateway.routes).instances[f"eu-{green.short}"], empty=True)
+    behave(host.route(green), empty=True)
     with pytest.raises(PromotionRefused, match=r"empty answers: 100\.0% .*the live one 0\.0%"):
         promoter(host, green).canary(HALF, RULES)
     until(lambda: host.gateway.state()["channels"]["eu"]["canary"] is None, what="the canary to be gone")
@@ -127,7 +126,7 @@ def test_a_canary_whose_instance_hangs_is_taken_back(host, both, load, behave, m
     _, green, _ = both
     monkeypatch.setattr("tasks.domain.promotion.STALLED_SECONDS", 0.5)
     monkeypatch.setattr("tasks.domain.promotion.STALLED_TIMES", 2.0)
-    behave(read_routes(host.gateway.routes).instances[f"eu-{green.short}"], hang=True)
+    behave(host.route(green), hang=True)
     try:
         with pytest.raises(PromotionRefused, match="none of its"):
             promoter(host, green).canary(CanaryStep(weight=100, seconds=60), AbortRules(min_requests=10))
@@ -162,7 +161,7 @@ def test_what_was_refused_is_tried_from_the_beginning_when_it_is_asked_for_again
     _, green, _ = both
     one = promoter(host, green)
     one.canary(CanaryStep(weight=5, seconds=0.2), RULES)
-    instance = read_routes(host.gateway.routes).instances[f"eu-{green.short}"]
+    instance = host.route(green)
     behave(instance, status=500)
     with pytest.raises(PromotionRefused):
         one.canary(HALF, RULES)
@@ -180,7 +179,7 @@ def test_a_channel_that_moved_on_is_not_tried_on(host, both, make_artifact):
 
 def test_an_instance_that_does_not_answer_when_it_is_warmed_is_refused(host, both, behave):
     _, green, ready = both
-    behave(read_routes(host.gateway.routes).instances[f"eu-{green.short}"], status=400)
+    behave(host.route(green), status=400)
     with pytest.raises(PromotionRefused, match="answered 400 to warming request 1"):
         promoter(host, green).warm(ready, 3)
     assert steps(host) == [("warm", "refused"), ("take back", "done")]

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tasks.domain.models import ModelRef
+from tasks.domain.outputs import compare, tell_apart
+from tasks.domain.prompts import prompts_for
 from tasks.endpoints.agent import Agent
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.local import LocalEndpoint
+from tasks.endpoints.outputs import ask_outputs
 from tasks.endpoints.placement import GIB, Device
 from tasks.endpoints.profile import ServingProfile
 
@@ -79,17 +82,26 @@ def test_a_real_model_is_staged_switched_to_and_rolled_back(tiny, store, ledger,
     thread = threading.Thread(target=agent.run, args=(stop,))
     thread.start()
     try:
-        texts = {}
+        texts, said = {}, {}
         for generation, artifact in enumerate((blue, green), start=1):
             wanted = endpoint.stage(artifact, channel="eu", owner="t", release=RELEASE, lease_seconds=900)
             ready = endpoint.wait_ready(wanted, deadline_seconds=240)
+            staged = ask_outputs(gateway.url, ready.model, prompts_for(["eu"]))
+            said[artifact.digest] = staged.answers
             switch(ledger, artifact, generation - 1)
             endpoint.wait_visible("eu", generation=generation, deadline_seconds=60)
+            public = ask_outputs(gateway.url, "eu", staged.answers)
+            found = compare(staged.answers, public.answers, 0.01)
+            assert (found.problems, public.served_by) == ((), ((artifact.digest, str(generation)),))
+            assert found.compared > 8 * 20
+            mapped = {one.name: one.mapped for one in ledger.instances()}[f"eu-{artifact.digest[:12]}"]
+            assert mapped == "weights mapped in 3 processes"  # server, engine and worker, forked from one another
             answer = gateway.ask(prompt="kaixo", max_tokens=16, temperature=0)
             assert answer.json()["model"] == ready.model, "the answer itself must name the artifact"
             assert answer.headers["x-empelt-artifact"] == artifact.digest
             texts[artifact.digest] = answer.json()["choices"][0]["text"]
         assert texts[blue.digest] != texts[green.digest]
+        assert tell_apart(said[green.digest], said[blue.digest], 0.01).is_told
 
         switch(ledger, blue, 2)
         seen = endpoint.wait_visible("eu", generation=3, deadline_seconds=60)

@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.domain.promotion import Counted
+from tasks.endpoints.hearing import is_foreign, said
 from tasks.endpoints.siblings import joined
 from tasks.endpoints.tally import Reading, Tally
 
@@ -62,6 +63,35 @@ def test_answers_without_a_word_and_refusals_are_counted(gateway, both, green, b
     assert gateway.ask().status_code == 200
     _, tried = both()
     assert (tried.requests, tried.errors, tried.refused, tried.empty) == (3, 0, 1, 2)
+
+
+BASQUE = "Zein da Eslovakiako hiriburua? Eslovakiako hiriburua Bratislava da, eta Danubio ibaiaren ertzean dago."
+SPANISH = "La capital de Eslovaquia es Bratislava, una ciudad que se encuentra a orillas del Danubio, junto a Austria."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_languages_are_told_by_the_gateway_itself_and_only_counted(gateway, blue, green, behave, until, stream):
+    behave(green[0], text=SPANISH)
+    gateway.route(blue[0], green[0], canary=(green[0], 100, "eu"))
+    was = counts(gateway, green)
+    gateway.ask(stream=stream, max_tokens=1)
+    until(lambda: counts(gateway, green).minus(was).sampled == 1, what="the first answer to be heard")
+    behave(green[0], text=BASQUE)
+    gateway.ask(stream=stream, max_tokens=1)
+    found = until(lambda: (n := counts(gateway, green).minus(was)).sampled == 2 and n, what="the second one")
+    assert found.foreign == 1
+    assert "Danubio" not in str(gateway.state())
+    gateway.route(blue[0], green[0], canary=(green[0], 100))
+    gateway.ask(stream=stream)
+    assert counts(gateway, green).minus(was).sampled == 2, "no languages are named, and nobody listens"
+
+
+def test_what_an_answer_says_is_read_whole_and_from_a_stream():
+    pieces = b'data: {"choices":[{"delta":{"content":"\\u00d1a "}}]}\n\ndata: {"choices":[{"delta":{"content":"\\"x\\""}}]}\n\n'
+    assert said(pieces) == 'Ña "x"'
+    assert said(b'{"choices":[{"text":"bat","logprobs":null}]}') == "bat"
+    assert said(b'{"choices":[{"text":"cut off in the mid') == ""
+    assert is_foreign(b'{"text":"bai"}', ("eu",)) is None
 
 
 def test_a_worker_that_goes_keeps_what_it_said_last_and_another_begins_at_nothing():

@@ -8,9 +8,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tasks.domain.audit import AuditFact
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
+from tasks.domain.outputs import Answer, Prompt, ReferenceOutputs, Step, reference_key
 from tasks.domain.publication import Publication
 from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
@@ -94,6 +96,25 @@ class Samples:
             **{"digest": self.digest(name), "family": "tiny", "target": "eu", "commit": commit, "tag": "merge-6d65"},
             **{"how": "uploaded", "private": True, "bytes": 5_000_000_000, "seconds": 1.5, "flow_run_id": None},
             at=START,
+        )
+
+    def outputs(self, logprob: float = -2.5) -> ReferenceOutputs:
+        digest, facts = self.digest("served"), {"flags": "--dtype float32", "device": "cpu", "image": "vllm 1"}
+        answer = Answer(
+            prompt=Prompt(name="eu chat 1", kind="chat", text="Zein da hiriburua? ñ"),
+            tokens=(1, 7, 9),
+            logprobs=(logprob, -0.25),
+            steps=(Step(token=5, logprob=-0.1, runner_up=-3.0),),
+            text="Bratislava",
+        )
+        return ReferenceOutputs(
+            key=reference_key(digest, facts), artifact_digest=digest, facts=facts, answers=(answer,)
+        )
+
+    def audit(self, channel: str = "eu", generation: int = 1) -> AuditFact:
+        return AuditFact(
+            **{"channel": channel, "generation": generation, "artifact_digest": self.digest("x"), "outcome": "wrong"},
+            **{"said": "it differs", "problems": ("one", "two"), "seconds": 0.5, "at": START},
         )
 
     def evaluation(self, key: str = "eval", *, right: int = 2, n: int = 3) -> Evaluation:

@@ -102,7 +102,8 @@ def test_what_makes_no_sense_is_refused(live, samples, wrong):
 
 def test_it_is_taken_back_by_name_and_with_all_of_its_owner(live, samples):
     tried(live, samples)
-    assert live.end_canary("eu", samples.digest("v2"))
+    assert not live.end_canary("eu", samples.digest("v2"), owner="run:2"), "a run that was superseded ends its own only"
+    assert live.end_canary("eu", samples.digest("v2"), owner="run:1")
     assert not live.end_canary("eu", samples.digest("v2"))
     tried(live, samples)
     live.want_staged(samples.digest("v2"), "eu", owner="run:1", lease_seconds=60)
