@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.soak.host import CHANNEL, ROOT, Host, Watch, until
+from tests.soak.host import CHANNEL, ROOT, Host, Watch, named, until
 from tests.soak.play import Play
 from tests.soak.records import Record, Soak, read_records
 from tests.soak.table import table
@@ -56,18 +57,20 @@ def main() -> int:
 
 def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
     """Start all, ask, let everything happen, end all."""
-    settings = {"EMPELT_DRAIN_SECONDS": "0"} if asked.no_drain else {}
-    settings |= {"EMPELT_GATEWAY_RETRY": "false"} if asked.no_retry else {}
-    host = Host(asked.home.absolute(), asked.port, instances=asked.instances, settings=settings)
+    variables = {"EMPELT_DRAIN_SECONDS": "0"} if asked.no_drain else {}
+    variables |= {"EMPELT_GATEWAY_RETRY": "false"} if asked.no_retry else {}
+    host = Host(asked.home.absolute(), asked.port, instances=asked.instances, variables=variables)
     load: subprocess.Popen[bytes] | None = None
     records = host.home / "records.jsonl"
     play, watch = (
         Play(host, pause_seconds=PAUSE_SECONDS[asked.quick]),
         Watch(host.home / "run" / "routes.json", host.url),
     )
+    open_all = ExitStack()
     try:
         host.start()
         watch.start()
+        open_all.enter_context(named(host))
         play.prepare()
         load = start_load(host, records)
         until(lambda: len(_read(records)) >= PLAIN, 120, "the first answers")
@@ -78,6 +81,7 @@ def run(asked: argparse.Namespace, wanted: Wanted) -> Soak:
             load.terminate()
             load.wait(150)
         watch.stop()
+        open_all.close()
         left = host.end()
     return Soak(
         channel=CHANNEL,

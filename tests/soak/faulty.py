@@ -4,17 +4,22 @@ import os
 import signal
 
 from tests.soak.host import CHANNEL
+from tests.soak.promotion import CANARY
 from tests.soak.site import Site
 
+WRONG = "0" * 12
+"""What the text of an instance shows that has loaded other weights than its own."""
 FAULTS: dict[str, dict[str, object]] = {
     "abort-200": {"abort": True},
     "orphan engine": {"kill": True},
     "slow load": {"slow": 2.0},
     "crash on load": {"crash": "this model cannot be loaded"},
-    "wrong weights": {"wrong": "0" * 12},
+    "wrong weights": {"wrong": WRONG},
     "hung stream": {"hang": True},
     "missing logprobs": {"logprobs": False},
 }
+SHORT = tuple(step.model_copy(update={"seconds": 4.0, "requests": min(step.requests, 12)}) for step in CANARY)
+"""A canary for few clients."""
 LOADING = {"kill", "slow", "crash", "wrong"}
 """These show when an instance is started: one that runs is killed first. ``kill`` alone leaves its engine behind."""
 

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import httpx
 import psutil
 
 from tasks.domain.models import ChannelState, ModelRef
+from tasks.doors import open_ledger, open_store
 from tasks.endpoints.launcher_client import LauncherClient
 from tasks.endpoints.local import LocalEndpoint
 from tasks.endpoints.probe import ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
 from tasks.processes import end_processes, marked_processes
+from tasks.settings import settings
 from tasks.store.artifacts import ArtifactStore
 from tasks.store.ledger import Ledger
 from tests.soak.records import Loaded, Written
@@ -61,8 +64,8 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Host:
     """The processes, and how one talks to them."""
 
-    def __init__(self, home: Path, port: int, *, instances: str, settings: Mapping[str, str] | None = None) -> None:
-        """Start nothing yet; what is in the home is removed. ``settings`` are variables of all processes."""
+    def __init__(self, home: Path, port: int, *, instances: str, variables: Mapping[str, str] | None = None) -> None:
+        """Start nothing yet; what is in the home is removed. ``variables`` are of all its processes."""
         shutil.rmtree(home, ignore_errors=True)
         for folder in (home / "run", home / "logs"):
             folder.mkdir(parents=True)
@@ -79,7 +82,7 @@ class Host:
             "CRASH_MATRIX_PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
             MARK: self.mark,
-            **(settings or {}),
+            **(variables or {}),
         }
         self.ledger = Ledger.open(f"sqlite:///{home / 'ledger.db'}")
         self.store = ArtifactStore(home / "store")
@@ -120,13 +123,13 @@ class Host:
         until(has_left, 240, "the gateway's new worker to answer and the old one to leave")
         return at
 
-    def kill_instance(self, digest: str) -> float:
-        """SIGKILL of its first process, until it answers again. Returns when it was killed."""
+    def kill_instance(self, digest: str, *, seconds: float = 240.0) -> float:
+        """SIGKILL of its first process, until it answers again, for at most so long. Returns when it was killed."""
         pid = until(lambda: self.pid_of(digest), 60, f"a process of {digest[:12]}")
         os.kill(pid, signal.SIGKILL)
         at = time.monotonic()
-        until(lambda: self.pid_of(digest) not in (None, pid), 240, f"{digest[:12]} to be started again")
-        until(lambda: self.answers_for() == digest, 240, f"{digest[:12]} to answer for {CHANNEL} again")
+        until(lambda: self.pid_of(digest) not in (None, pid), seconds, f"{digest[:12]} to be started again")
+        until(lambda: self.answers_for() == digest, seconds, f"{digest[:12]} to answer for {CHANNEL} again")
         return at
 
     def switch(self, digest: str, release: ModelRef, expected: int) -> ChannelState:
@@ -196,6 +199,25 @@ class Host:
             return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
+
+
+@contextmanager
+def named(host: Host) -> Iterator[None]:
+    """What the product does in this process is done in this host's home meanwhile."""
+    names = ("EMPELT_HOME", "EMPELT_GATEWAY_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: host.environment[name] for name in names})
+    for door in (settings, open_ledger, open_store):
+        door.cache_clear()
+    try:
+        yield
+    finally:
+        open_ledger().close()
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {name: value} if value is not None else {}
+        for door in (settings, open_ledger, open_store):
+            door.cache_clear()
 
 
 class Watch(threading.Thread):

@@ -5,16 +5,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused
+from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused, WrongModel
 from tasks.domain.models import Artifact
+from tasks.domain.outputs import reference_key
 from tasks.endpoints.promotion import step_name
+from tasks.identity import staged_now
 from tests.soak.host import CHANNEL, Host
 from tests.soak.promotion import CANARY, DEADLINE_SECONDS, Promotion
 from tests.soak.records import Event
 from tests.soak.shelf import Shelf, change_weights
 
-STANDSTILL_SECONDS, STEP_SECONDS = 4.0, 0.3
+STANDSTILL_SECONDS, STEP_SECONDS = 6.0, 0.3
 """Of an instance that is made slow."""
 
 
@@ -34,23 +37,26 @@ class Play:
         self.good = self.shelf.make("llama-tiny-instruct-v2")
         self.crashing = self.shelf.make("llama-tiny-instruct-v2", breaks=True)
         self.changed = self.shelf.make("llama-tiny-instruct-v1")
+        self.wrong = self.shelf.make("llama-tiny-instruct-v2")
         self.slow = self.shelf.make("llama-tiny-instruct-v2")
         self._promote(self.first)
 
     def run(self) -> None:
         """Every event."""
         self._event("a promotion", lambda: self._promote(self.good), switches=1)
-        self._event("a roll-back, warm", self._roll_back, switches=1)
-        self._event("a failing start", lambda: self._refuse(self.crashing, "ended with code"), refused=self.crashing)
-        self._event("a failed verification", self._change_and_refuse, refused=self.changed)
+        # At once: it takes the place of what was live before, which has streams under way.
+        failing = partial(self._refuse, self.crashing, ModelRefused, "ended with code")
+        self._event("a failing start", failing, pause_seconds=0, refused=self.crashing)
+        self._event("a roll-back, not warm", self._roll_back, switches=1)
+        self._event("a changed file", self._change_and_refuse, refused=self.changed)
+        self._event("a failed verification", self._judge_and_refuse, refused=self.wrong)
         self._event("a canary abort", self._stutter, refused=self.slow, may_answer=True)
         self._event("agent SIGKILL", self.host.kill_agent)
         self._event("a promotion, again", lambda: self._promote(self.good), switches=1)
+        self._event("a roll-back, warm", self._roll_back, switches=1)
         self._event("gateway restart", self.host.restart_gateway)
-        self._event(
-            "instance SIGKILL", lambda: self.host.kill_instance(self.good.digest), switches=None, killed=self.good
-        )
-        self._event("a roll-back", self._roll_back, switches=1)
+        kill = partial(self.host.kill_instance, self.first.digest)
+        self._event("instance SIGKILL", kill, switches=None, killed=self.first)
 
     def _event(
         self,
@@ -58,11 +64,12 @@ class Play:
         act: Callable[[], float],
         *,
         switches: int | None = 0,
+        pause_seconds: float | None = None,
         killed: Artifact | None = None,
         refused: Artifact | None = None,
         may_answer: bool = False,
     ) -> None:
-        time.sleep(self.pause_seconds)
+        time.sleep(self.pause_seconds if pause_seconds is None else pause_seconds)
         began, problems = time.monotonic(), list[str]()
         at = began
         try:
@@ -97,8 +104,29 @@ class Play:
         return at
 
     def _change_and_refuse(self) -> float:
+        """A file is not what it was when it was judged: refused before it is started."""
         change_weights(self.changed)
-        return self._refuse(self.changed, "sha256")
+        return self._refuse(self.changed, ModelRefused, "sha256")
+
+    def _judge_and_refuse(self) -> float:
+        """What answers is not what was judged: on record for it is what another model says."""
+        ready = staged_now(CHANNEL, self.first.digest)
+        assert ready is not None
+        known = self.host.ledger.outputs_of(reference_key(self.first.digest, ready.serving))
+        assert known is not None
+        key = reference_key(self.wrong.digest, ready.serving)
+        self.host.ledger.record_outputs(known.model_copy(update={"key": key, "artifact_digest": self.wrong.digest}))
+        return self._refuse(self.wrong, WrongModel, self.wrong.short)
+
+    def _refuse(self, artifact: Artifact, how: type[PipelineError], why: str) -> float:
+        """Promote what must be refused, and for this reason; when it was."""
+        try:
+            self._promote(artifact)
+        except how as refused:
+            if why not in str(refused):
+                raise
+            return time.monotonic()
+        raise ModelRefused(f"{artifact.short} was promoted, and was expected to be refused: {how.__name__} {why}")
 
     def _stutter(self) -> float:
         """A canary that stands still for seconds at a time: taken back by its latency. When it was."""
@@ -123,13 +151,3 @@ class Play:
             os.kill(pid, signal.SIGSTOP)
             over.wait(STANDSTILL_SECONDS)
             os.kill(pid, signal.SIGCONT)
-
-    def _refuse(self, artifact: Artifact, why: str) -> float:
-        """Stage what cannot be served; when it was refused."""
-        try:
-            self._promote(artifact)
-        except ModelRefused as refused:
-            if why not in str(refused):
-                raise
-            return time.monotonic()
-        raise ModelRefused(f"{artifact.short} was promoted, and was expected to be refused: {why}")

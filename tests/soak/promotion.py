@@ -7,24 +7,28 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import Artifact, ChannelState, ModelRef
 from tasks.domain.promotion import AbortRules, CanaryStep
 from tasks.domain.records import Wanted
 from tasks.endpoints.promotion import Promoter, step_name
 from tasks.endpoints.protocol import Ready
+from tasks.identity import record_outputs, verify_public, verify_staged
 from tests.soak.host import CHANNEL, Host
 
 OWNER = "soak"
+LANGUAGES = ("eu",)
 DEADLINE_SECONDS = 240.0
 CANARY = (
     CanaryStep(weight=5, seconds=20, requests=5),
     CanaryStep(weight=50, seconds=20, requests=25),
     CanaryStep(weight=100, seconds=20, requests=25),
 )
-RULES = AbortRules(min_requests=10, foreign=None)
-"""Nobody looks at languages here: tokens are asked for beyond an answer's end, so that lengths are known."""
-STEPS = ("load", "warm", *(step_name(step) for step in CANARY), "switch", "confirm", "drain")
+RULES = AbortRules(min_requests=10, latency=3.0, foreign=None)
+"""Nobody looks at languages here: tokens are asked for beyond an answer's end, so that lengths are known. Two instances
+share few cores here, so one that takes over all requests is slower than one that had half of them."""
+STEPS = ("load", "verify", "warm", *(step_name(step) for step in CANARY), "switch", "confirm", "drain")
 
 
 def nothing(_: str) -> None:
@@ -61,7 +65,7 @@ class Promotion:
         """All of them, in their order."""
         promoter = self._promoter()
         tried = {step_name(step): partial(promoter.canary, step, RULES) for step in self._canary}
-        before = {"load": self._load, "warm": partial(self._warm, promoter)}
+        before = {"load": self._load, "verify": self._verify, "warm": partial(self._warm, promoter)}
         return {**before, **tried, "switch": self._switch, "confirm": self._confirm, "drain": self._drain}
 
     def run(self, before: Callable[[str], object] = nothing) -> float:
@@ -96,6 +100,13 @@ class Promotion:
         )
         self._ready = self._host.endpoint.wait_ready(self._wanted, deadline_seconds=self._deadline)
 
+    def _verify(self) -> None:
+        """The first time that it is seen, what it says is put on record, as it is when a candidate is judged."""
+        assert self._ready is not None
+        record_outputs(self._ready, LANGUAGES)
+        now = self._host.ledger.channel(CHANNEL)
+        verify_staged(self._ready, previous=now.artifact_digest if now else None)
+
     def _warm(self, promoter: Promoter) -> None:
         assert self._ready is not None
         promoter.warm(self._ready, 2)
@@ -106,8 +117,19 @@ class Promotion:
 
     def _confirm(self) -> None:
         assert self._state is not None
-        self._host.confirm(self._state.generation, self._deadline)
-        self.visible_seconds = time.monotonic() - self.switched_at
+        try:
+            self._host.confirm(self._state.generation, self._deadline)
+            self.visible_seconds = time.monotonic() - self.switched_at
+            verify_public(self._state)
+        except (EndpointUnavailable, InputError) as error:
+            self._take_back()
+            raise PromotionFailed(f"{CHANNEL} was taken back: {error}") from error
+
+    def _take_back(self) -> None:
+        """To what it served before, as `confirm` of the flow does."""
+        before = [p for p in self._host.ledger.promotions(CHANNEL) if p.generation == self._generation]
+        if before:
+            self._host.switch(before[0].artifact_digest, before[0].release, self._generation + 1)
 
     def _drain(self) -> None:
         """The wish beside the live one is taken back; what it replaced is kept warm where there is room."""

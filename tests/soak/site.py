@@ -1,9 +1,11 @@
 """A host under a light load, for tests that do something to it and look at what was answered meanwhile."""
 
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import psutil
 
 from tasks.processes import marked_processes
 from tests.soak.__main__ import start_load
-from tests.soak.host import CHANNEL, MARK, Host, Watch, until
+from tests.soak.host import CHANNEL, MARK, Host, Watch, named, until
 from tests.soak.promotion import Promotion
 from tests.soak.records import Event, Record, Soak, read_records
 from tests.soak.shelf import Shelf
@@ -20,8 +22,8 @@ from tests.soak.verdict import Finding, Wanted, judge
 SETTINGS = {
     "EMPELT_DEVICE_MEMORY_GIB": "64",
     "EMPELT_GATEWAY_IDLE_SECONDS": "2",
-    "EMPELT_GATEWAY_HOLD_SECONDS": "6",
-    "EMPELT_GATEWAY_REQUEST_SECONDS": "15",
+    "EMPELT_GATEWAY_HOLD_SECONDS": "2",
+    "EMPELT_GATEWAY_REQUEST_SECONDS": "8",
     "EMPELT_DRAIN_SECONDS": "10",
     "FAKE_VLLM_TOKEN_SECONDS": "0.02",
 }
@@ -100,15 +102,30 @@ class Site:
         return found
 
 
-def open_site(port: int, clients: Sequence[int] = (4, 3)) -> Site:
-    """Start it, with one artifact live and so many clients (plain, streams) asking."""
-    host = Host(Path(tempfile.mkdtemp(prefix="em-")), port, instances="fake", settings=SETTINGS)
+@contextmanager
+def open_site(port: int) -> Iterator[Site]:
+    """A site that ends with the block, and leaves no process."""
+    site = _start(port)
+    left = ["it was not ended"]
+    try:
+        with named(site.host):
+            yield site
+    finally:
+        left = site.end()
+        shutil.rmtree(site.host.home, ignore_errors=True)
+    assert left == []
+
+
+def _start(port: int, clients: Sequence[int] = (4, 3)) -> Site:
+    """With one artifact live, and so many clients (plain, streams) asking."""
+    host = Host(Path(tempfile.mkdtemp(prefix="em-")), port, instances="fake", variables=SETTINGS)
     try:
         host.start()
         watch, shelf = Watch(host.home / "run" / "routes.json", host.url), Shelf(host)
         watch.start()
         first = shelf.make()
-        Promotion(host, first, shelf.refs[first.digest]).run()
+        with named(host):
+            Promotion(host, first, shelf.refs[first.digest]).run()
         load = start_load(host, host.home / "records.jsonl", clients=clients, tokens=(4, 30))
     except BaseException:
         host.end()
