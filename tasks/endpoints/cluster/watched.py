@@ -10,6 +10,9 @@ from tasks.endpoints.instances import REFUSED
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish
 
+IN_A_POD = "not seen: its processes are in a pod, whose volume shows this artifact only and was hashed before the start"
+"""What is said of the weight files that are mapped."""
+
 
 @dataclass
 class Watched:
@@ -76,6 +79,7 @@ class Watched:
             mode="pod",
             serving={**self.profile.facts(image=image), **self.served},
             model_name=f"{self.wish.channel}@{self.wish.digest[:12]}",
+            mapped=IN_A_POD if self.state == "ready" else "",
         )
 
     def wait_for_room(self) -> None:

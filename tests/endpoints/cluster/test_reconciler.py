@@ -292,6 +292,7 @@ def test_a_changed_plan_leaves_what_answers_as_it_was_judged_and_counts_for_the_
     assert api.objects["deployments", named(blue)]["metadata"]["generation"] == version
     assert here.status(blue).serving["image"] == IMAGE, "what is told must be what runs"
     assert here.status(blue).serving["flags"] == ready.serving["flags"]
+    assert here.status(blue).mapped.startswith("not seen: ")
     assert here.answer() == (blue.digest, "1")
 
 
