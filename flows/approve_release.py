@@ -14,6 +14,7 @@ from tasks.ledger import claimed
 from tasks.overview import reported
 from tasks.promotions import outcome_of
 from tasks.stage import staged
+from tasks.taking_looks import take_looks
 
 
 @flow(name="approve-release", flow_run_name="{decision} {candidate}")
@@ -50,7 +51,8 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
             model, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, model)
             generation, live = evaluate_live(job, model)
-            verdict = judge_candidate(job, scores, parents, live)
+            scores, stop = take_looks(job, ready, scores, parents, live)
+            verdict = judge_candidate(job, scores, parents, live, stop=stop)
             ended, outcome = verdict_name(job, verdict)
             if outcome not in ("awaiting", "published"):
                 return Completed(name="Refused", message=f"not published, now {ended}: " + " ".join(verdict.reasons))

@@ -20,6 +20,7 @@ from tasks.merge import merge_on_gpu
 from tasks.overview import reported
 from tasks.promotions import published
 from tasks.stage import staged
+from tasks.taking_looks import take_looks
 
 
 @flow(name="remerge-release", flow_run_name=name_of_run, on_cancellation=[hold_on_cancel])
@@ -55,7 +56,8 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
             candidate, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, candidate)
             generation, live = evaluate_live(job, candidate)
-            verdict = judge_candidate(job, scores, parents, live, by_itself=claim is not None)
+            scores, stop = take_looks(job, ready, scores, parents, live)
+            verdict = judge_candidate(job, scores, parents, live, by_itself=claim is not None, stop=stop)
             ended, outcome = verdict_name(job, verdict)
             request = PublishRequest(
                 family=job.family,

@@ -1,46 +1,43 @@
 """Prefect tasks that measure a model: put it up beside the live one, ask it all questions once, keep every answer."""
 
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from uuid import uuid4
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.child import run_child
 from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import parent_roles
 from tasks.domain.models import Artifact, Digest, Evaluation
 from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
-from tasks.harness.child import arguments, read_result
-from tasks.harness.suite import Cost
 from tasks.identity import record_outputs
+from tasks.measuring import measure_missing
 from tasks.runs import is_transient
-from tasks.scores import joined, key_of, record, stored
-from tasks.settings import settings
+from tasks.scores import joined, record, stored
 from tasks.stage import REFERENCE, staged
 
 
 @task(
     name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient
 )
-def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str]) -> Evaluation:
+def evaluate_model(
+    label: str, ready: Ready, benchmarks: Sequence[str], shares: tuple[float, ...] = (1.0,)
+) -> Evaluation:
     """Scores of the model that answers at ``ready``: from the ledger where they are, and what is missing measured now.
 
     What is missing is asked in one run of lm-eval and stored benchmark by benchmark, so that no later target, gate or
-    attempt asks it again.
+    attempt asks it again. The last of ``shares`` is that of the items to be scored; those before are what may be on
+    record of them, and is not asked again.
     """
     artifact, logger = open_store().get(ready.digest), get_run_logger()
-    known = stored(artifact, ready.serving, benchmarks)
-    if missing := [name for name in benchmarks if name not in known]:
-        for found in _measure(artifact, ready, missing):
-            known[found.scores[0].benchmark] = record(label, found)
+    known = stored(artifact, ready.serving, benchmarks, shares[-1])
+    missing = [name for name in benchmarks if name not in known]
+    for after, names, before in _begun(artifact, ready, missing, shares):
+        for name, found in measure_missing(artifact, ready, names, after, shares[-1], before).items():
+            known[name] = record(label, found)
     logger.info("%s: %d benchmarks measured, %d from before", label, len(missing), len(benchmarks) - len(missing))
     for score in (score for name in benchmarks for score in known[name].scores):
         value = f"{score.value:.3f} +- {score.stderr:.3f} (n={score.n})"
@@ -48,35 +45,18 @@ def evaluate_model(label: str, ready: Ready, benchmarks: Sequence[str]) -> Evalu
     return joined([known[name] for name in benchmarks])
 
 
-def _key() -> dict[str, str]:
-    """For the server that is asked, where it wants a key: our own gateway, or what the environment says."""
-    key = settings().own_key or os.environ.get("EMPELT_API_KEY")
-    return {"EMPELT_API_KEY": key} if key else {}
-
-
-def _measure(artifact: Artifact, ready: Ready, benchmarks: Sequence[str]) -> list[Evaluation]:
-    """One run of lm-eval; an evaluation for each benchmark, and among its facts what it cost."""
-    scratch = open_store().scratch(f"eval-{artifact.short}-{uuid4().hex[:8]}")
-    out = scratch / "result.json"
-    run_child(
-        "tasks.harness",
-        arguments(f"{ready.base_url}/v1", ready.model, Path(artifact.folder), benchmarks, out),
-        deadline_seconds=settings().evaluate_deadline_seconds,
-        silence_seconds=settings().silence_seconds,
-        records=settings().children,
-        told=_key(),
-    )
-    measured = read_result(out)
-    shutil.rmtree(scratch)
-    found = []
-    for name in benchmarks:
-        key, facts = key_of(artifact, ready.serving, name)
-        sent = {f"{what}:{name}": str(count) for what, count in measured.sent[name]._asdict().items()}
-        scores = tuple(score for score in measured.scores if score.benchmark == name)
-        found.append(Evaluation(eval_key=key, artifact_digest=artifact.digest, scores=scores, facts={**facts, **sent}))
-    total = {what: sum(getattr(cost, what) for cost in measured.sent.values()) for what in Cost._fields}
-    get_run_logger().info("sent %(prompts)d prompts in %(requests)d requests", total)
-    return found
+def _begun(
+    artifact: Artifact, ready: Ready, missing: Sequence[str], shares: tuple[float, ...]
+) -> Iterator[tuple[float, list[str], Mapping[str, Evaluation]]]:
+    """What is missing by how much of it is on record: the share, the benchmarks, and their scores so far."""
+    left = list(missing)
+    for share in sorted(shares[:-1], reverse=True):
+        before = stored(artifact, ready.serving, left, share)
+        if before:
+            yield share, list(before), before
+        left = [name for name in left if name not in before]
+    if left:
+        yield 0.0, left, {}
 
 
 def gate_of(job: Job) -> Gate:
@@ -86,7 +66,7 @@ def gate_of(job: Job) -> Gate:
 
 
 def evaluate_candidate(job: Job, ready: Ready) -> tuple[Candidate, Evaluation]:
-    """The candidate as it is served now, and its scores."""
+    """The candidate as it is served now, and its scores: at the gate's first look, where it has any."""
     candidate = Candidate(
         digest=ready.digest,
         folder=open_store().get(ready.digest).folder,
@@ -96,7 +76,8 @@ def evaluate_candidate(job: Job, ready: Ready) -> tuple[Candidate, Evaluation]:
     )
     label = f"{job.name} (candidate)"
     record_answers(label, ready, open_catalog().target(job.family, job.target).languages)
-    return candidate, evaluate_model(label, ready, gate_of(job).benchmarks)
+    gate = gate_of(job)
+    return candidate, evaluate_model(label, ready, gate.benchmarks, gate.shares[:1])
 
 
 @task(
@@ -146,4 +127,4 @@ def evaluate_reference(
     if len(known) == len(benchmarks):
         return joined([known[name] for name in benchmarks])
     with staged(job.family, digest, channel, None) as ready:
-        return evaluate_model(label, ready, benchmarks)
+        return evaluate_model(label, ready, benchmarks, gate_of(job).shares)

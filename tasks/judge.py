@@ -11,15 +11,16 @@ from prefect.logging import get_run_logger
 
 from tasks.domain.decision import Decision, Served
 from tasks.domain.evidence import Evidence, behind, changes
-from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import verdict_key
+from tasks.domain.looks import Stop
 from tasks.domain.models import Evaluation
 from tasks.domain.overview import page_key
 from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows, plain
-from tasks.domain.verdict import Verdict, judge
+from tasks.domain.verdict import Verdict, judge_at
 from tasks.doors import open_catalog, open_ledger
+from tasks.evaluate import gate_of
 from tasks.order import in_order
 from tasks.runs import warn_of
 from tasks.settings import settings
@@ -27,11 +28,16 @@ from tasks.settings import settings
 
 @task(name="judge", task_run_name="judge {job.name}", cache_policy=NO_CACHE)
 def judge_candidate(
-    job: Job, scores: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None, by_itself: bool = False
+    job: Job,
+    scores: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+    by_itself: bool = False,
+    stop: Stop | None = None,
 ) -> Verdict:
     """The verdict of the target's gate, in the ledger and as a table in the UI; ``by_itself``: nobody asked for it."""
-    verdict = judge(_gate(job), scores, parents, live)
-    verdict = in_order(job, verdict) if by_itself else verdict
+    judged = judge_at(gate_of(job), scores, parents, live, stop)
+    verdict = in_order(job, judged) if by_itself else judged
     open_ledger().record_verdict(
         _key(verdict), job.key, verdict.outcome, verdict.model_dump(mode="json"), family=job.family, target=job.target
     )
@@ -110,11 +116,6 @@ def report_path(home: Path, job: Job, verdict: Verdict) -> Path:
     return home / "reports" / f"{job.family}-{job.target}" / f"{job.release.ref.slug}-{_key(verdict)[:12]}.html"
 
 
-def _gate(job: Job) -> Gate:
-    catalog = open_catalog()
-    return catalog.gate_of(catalog.target(job.family, job.target))
-
-
 def _key(verdict: Verdict) -> str:
     references = dict(verdict.parent_digests)
     if verdict.live_digest is not None:
@@ -124,7 +125,7 @@ def _key(verdict: Verdict) -> str:
 
 def _evidence(job: Job, verdict: Verdict) -> Evidence | None:
     """What the verdict was made from; None where the gate's file has changed since: its limits would be other ones."""
-    gate = _gate(job)
+    gate = gate_of(job)
     digests = {"candidate": verdict.candidate_digest, "live": verdict.live_digest, **verdict.parent_digests}
     ledger = open_ledger()
     found = {role: behind(ledger.evaluations_of(digest), verdict, role) for role, digest in digests.items() if digest}

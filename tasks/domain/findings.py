@@ -37,6 +37,8 @@ _WORDS: dict[str, dict[bool | None, str]] = {
     },
 }
 
+ENOUGH_GROUPS = 30
+"""Clusters, or items at an early look, without which nothing is decided but by exact tests."""
 ENOUGH_APART = 3.0
 """Standard errors by which the tuned parent must be better than the instruct parent for a gain to be judged."""
 
@@ -160,6 +162,13 @@ _UNCLEAR = "which can be neither shown nor ruled out with these items"
 
 def judged(difference: Difference, limit: float, levels: Levels) -> tuple[bool | None, str]:
     """Whether ``difference`` is above ``limit``, and in words why it was given up, if it was."""
+    # The spread of a few clusters, or of a few sums of three marks, is hardly known: they decide nothing by a part.
+    if (
+        difference.table is None
+        and difference.degrees + 1 < ENOUGH_GROUPS
+        and (difference.clusters or not levels.is_last)
+    ):
+        return None, ""
     if levels.to_pass > 0 and difference.lower(1 - levels.to_pass, limit) > limit:
         return True, ""
     if levels.to_reject > 0 and difference.upper(1 - levels.to_reject, limit) < limit:

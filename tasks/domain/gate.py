@@ -198,6 +198,11 @@ class Gate(Noun):
         """What has to be measured, each once, in order of the checks."""
         return tuple(dict.fromkeys(c.benchmark for c in self.checks))
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the items after which the candidate is judged; all of them at once for a gate without looks."""
+        return self.sequential.looks if self.sequential else (1.0,)
+
     def benchmarks_of(self, role: str) -> tuple[str, ...]:
         """What a parent has to be measured on; nothing for a tuned base that no check is about."""
         return tuple(dict.fromkeys(c.benchmark for c in self.checks if c.concerns(role)))

@@ -31,6 +31,8 @@ class Difference(NamedTuple):
     """Clusters that the items fall into; 0 where each stands for itself."""
     table: tuple[int, int] | None = None
     """Items that only ours, and only theirs, has right; None where that does not say it all."""
+    skew: float = 0.0
+    """Skewness of the items' (or clusters') differences, over the root of their number."""
 
     @property
     def in_stderrs(self) -> float:
@@ -48,16 +50,33 @@ class Difference(NamedTuple):
         """One-sided lower bound; ``at`` is the limit that it will be compared with, at which exact tests are exact."""
         if self.table is not None:
             return tables.bound(*self.table, self.n, tables.critical(self.n, at, 1 - confidence))
-        return self.mean - quantile(confidence, self.degrees) * self.stderr if confidence < 1 else -math.inf
+        if confidence >= 1 or not math.isfinite(self.stderr):
+            return -math.inf
+        return self._skewed_lower(confidence)
 
     def upper(self, confidence: float = 0.95, at: float = 0.0) -> float:
         """One-sided upper bound; ``at`` as for ``lower``."""
         mirrored = self.mirrored()
         return -mirrored.lower(confidence, -at)
 
+    def _skewed_lower(self, confidence: float) -> float:
+        """Student's bound, corrected for skewness by Hall's transformation (J. R. Stat. Soc. B 54, 1992, p. 221).
+
+        And wider by 2 in ``n``, as a jackknife would make it: without that 50 texts passed .057 of models at the
+        margin, and without Hall's correction 60 sums of three marks passed .095.
+        """
+        wide = quantile(confidence, self.degrees)
+        if abs(self.skew) > 1e-6:
+            root = 1 + self.skew * (wide - self.skew / 6)
+            wide = 3 / self.skew * (math.copysign(abs(root) ** (1 / 3), root) - 1)
+        if self.paired and self.degrees > 1:
+            wide *= (self.degrees + 1) / (self.degrees - 1)
+        return self.mean - wide * self.stderr
+
     def mirrored(self) -> "Difference":
         """The same difference, seen from the other side."""
-        return self._replace(mean=-self.mean, table=self.table and (self.table[1], self.table[0]))
+        turned = self.table and (self.table[1], self.table[0])
+        return self._replace(mean=-self.mean, table=turned, skew=-self.skew)
 
     def standard(self, limit: float) -> float:
         """How far above ``limit`` the difference is, as a standard normal value if it is ``limit`` in truth."""
@@ -134,15 +153,25 @@ def paired_contrast(terms: Sequence[tuple[float, Sequence[Item]]]) -> Difference
         raise ValueError(f"{len(first)} items of total weight {total}: nothing to compare")
     deltas = [(math.fsum(f * side[key].value for f, side in sides), item.weight) for key, item in first.items()]
     mean = math.fsum(d for d, _ in deltas) / total
-    binary = all(abs(factor) == 1.0 and is_binary(items) for factor, items in terms)
-    is_pair = binary and [factor for factor, _ in terms] == [1.0, -1.0]
+    is_pair = all(is_binary(items) for _, items in terms) and [factor for factor, _ in terms] == [1.0, -1.0]
     residuals = [d - mean * w for d, w in deltas]
     groups = _by_cluster(residuals, first.values())
     if groups is not None:
-        return Difference(mean, _ratio_stderr(groups, total, binary=False), len(first), True, len(groups))
-    stderr = _ratio_stderr(residuals, total, binary=binary)
-    table = (sum(d > 0.5 for d, _ in deltas), sum(d < -0.5 for d, _ in deltas)) if is_pair else None
-    return Difference(mean, stderr, len(first), True, table=table)
+        stderr = _ratio_stderr(groups, total, binary=False)
+        return Difference(mean, stderr, len(first), True, len(groups), skew=skewness(groups))
+    if is_pair:
+        table = (sum(d > 0.5 for d, _ in deltas), sum(d < -0.5 for d, _ in deltas))
+        return Difference(mean, _ratio_stderr(residuals, total, binary=True), len(first), True, table=table)
+    stderr = _ratio_stderr(residuals, total, binary=False)
+    return Difference(mean, stderr, len(first), True, skew=skewness(residuals))
+
+
+def skewness(residuals: Sequence[float]) -> float:
+    """Of values whose mean is 0, over the root of their number: what a mean of them is skewed by; 0 where all are 0."""
+    n, squares = len(residuals), math.fsum(r * r for r in residuals)
+    if squares <= 0:
+        return 0.0
+    return float(math.fsum(r**3 for r in residuals) / n / (squares / n) ** 1.5 / math.sqrt(n))
 
 
 def _by_cluster(residuals: Sequence[float], items: Iterable[Item]) -> list[float] | None:

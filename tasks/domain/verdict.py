@@ -120,6 +120,21 @@ def _find(evaluation: Evaluation | None, check: Check) -> Score | None:
     return next((s for s in scores if s.benchmark == check.benchmark and s.metric == check.metric), None)
 
 
+def judge_at(
+    gate: Gate,
+    candidate: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+    stop: Stop | None,
+) -> Verdict:
+    """``judge`` at the look where the evaluation stopped, which the verdict then tells; as ``judge`` without one."""
+    if stop is None or gate.sequential is None:
+        return judge(gate, candidate, parents, live)
+    verdict = judge(gate, candidate, parents, live, gate.sequential.levels[stop.look - 1])
+    first, *rest = verdict.reasons
+    return verdict.model_copy(update={"stop": stop, "reasons": (first, f"{stop.sentence}.", *rest)})
+
+
 def is_final(verdict: Verdict) -> bool:
     """Whether a look before the last decides: rejected, or passed and fit to be published."""
     return verdict.outcome == "rejected" or (verdict.passed and verdict.stronger_than_live is not False)

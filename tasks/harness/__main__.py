@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             chat_template={"auto": None, "server": True, "none": False}[arguments.chat_template],
             prefix_token_id=arguments.prefix_token_id,
             split=arguments.split,
+            span=arguments.span,
             timeout_seconds=arguments.timeout_seconds,
             wait_seconds=arguments.wait_seconds,
             on_progress=tell.progress,
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chat-template", choices=("auto", "server", "none"), default="auto")
     parser.add_argument("--prefix-token-id", type=int)
     parser.add_argument("--split", default="test")
+    parser.add_argument("--span", default="0:1", help="which items, as shares of them in their order")
     parser.add_argument("--timeout-seconds", type=float, default=120.0)
     parser.add_argument("--wait-seconds", type=float, default=0.0, help="wait so long for the server to know the model")
     return parser

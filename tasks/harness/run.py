@@ -46,6 +46,7 @@ def evaluate(
     chat_template: bool | None = None,
     prefix_token_id: int | None = None,
     split: str = "test",
+    span: str = "0:1",
     timeout_seconds: float = 120.0,
     wait_seconds: float = 0.0,
     suites: Path = SUITES,
@@ -67,6 +68,7 @@ def evaluate(
         prefix_token_id: what every scored sequence starts with; give the base's for all models of a family. None: the
             folder's ``bos_token_id``.
         split: of the data.
+        span: which of a benchmark's items, as shares of them in their order: ``0.1:0.35``.
         timeout_seconds: for one request.
         wait_seconds: how long to wait for the server to know the model, once all else is ready.
         suites: where the benchmarks are.
@@ -87,7 +89,7 @@ def evaluate(
         raise InputError(f"batch_size {batch_size} and concurrency {concurrency} must both be at least 1")
     facts = describe(folder, prefix_token_id=prefix_token_id, chat_template=chat_template)
     started = time.monotonic()
-    tasks = _load(benchmarks, suites, split)
+    tasks = _load(benchmarks, suites, split, span)
     loaded = time.monotonic()
     count = _Counter({name: _requests(task) for name, task in tasks.items()}, on_progress)
     served = ServedModel(
@@ -137,10 +139,10 @@ class _Counter:
             self._on_progress(Progress(benchmark, self._done, self.total))
 
 
-def _load(benchmarks: Sequence[str], suites: Path, split: str) -> dict[str, Any]:
+def _load(benchmarks: Sequence[str], suites: Path, split: str, span: str) -> dict[str, Any]:
     # include_defaults=False: the 14,000 built-in YAML files are not indexed, and no name of ours can mean one of them.
     manager = TaskManager(
-        include_path=str(suites), include_defaults=False, metadata={"split": split, "folder": str(suites)}
+        include_path=str(suites), include_defaults=False, metadata={"split": split, "folder": str(suites), "span": span}
     )
     tasks: dict[str, Any] = manager.load(list(benchmarks))["tasks"]
     for task in tasks.values():

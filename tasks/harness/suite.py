@@ -17,6 +17,7 @@ import yaml
 
 from tasks.domain.errors import InputError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
+from tasks.domain.looks import items_at
 from tasks.domain.models import Digest
 from tasks.harness.instructions import refuse_impossible
 
@@ -170,6 +171,21 @@ def fewer_choices(item: dict[str, Any], choices: int) -> dict[str, Any]:
     return {**item, "choices": left, "answer": left.index(right)}
 
 
+def spanned(span: str, n: int) -> tuple[int, int]:
+    """Places of the items that ``0.1:0.35`` means among ``n``: those after the first look, up to the second.
+
+    Raises:
+        InputError: if it names no two rising shares.
+    """
+    try:
+        after, until = (float(share) for share in span.split(":"))
+    except ValueError as error:
+        raise InputError(f"span {span!r}: expected two shares, as in 0.1:0.35") from error
+    if not 0 <= after < until <= 1:
+        raise InputError(f"span {span!r}: expected two rising shares between 0 and 1")
+    return (items_at(after, n) if after > 0 else 0), items_at(until, n)
+
+
 def cost_of(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> Cost:
     """What one measurement of ``benchmark`` sends, if nothing has to be sent twice."""
     items, known = chosen(benchmark, split=split, folder=folder), definition(benchmark, folder)
@@ -189,23 +205,26 @@ def plain(benchmark: str, folder: Path = SUITES) -> bool:
     return bool(definition(benchmark, folder)["metadata"].get("endpoint") == "completions")
 
 
-def benchmark_digest(benchmark: str, *, split: str = "test", folder: Path = SUITES) -> Digest:
-    """sha256 over YAML (shots included), the items asked, and their order."""
+def benchmark_digest(benchmark: str, *, split: str = "test", folder: Path = SUITES, share: float = 1.0) -> Digest:
+    """sha256 over YAML (shots included), the items asked, and their order; ``share`` of them, the first."""
     asked = chosen(benchmark, split=split, folder=folder)
+    asked = asked[: items_at(share, len(asked))]
     shots = {"shots": given} if (given := shots_of(benchmark, folder)) else {}
     return fingerprint(
         kind="benchmark", yaml=definition(benchmark, folder), split=split, items=asked, seed=SEED, **shots
     )
 
 
-def suite_digest(benchmarks: Sequence[str], *, split: str = "test", folder: Path = SUITES) -> Digest:
-    """Digest over a set of benchmarks, in any order: the ``suite`` part of an eval_key.
+def suite_digest(
+    benchmarks: Sequence[str], *, split: str = "test", folder: Path = SUITES, share: float = 1.0
+) -> Digest:
+    """Digest over a set of benchmarks, in any order: the ``suite`` part of an eval_key; of the first ``share`` of each.
 
     Raises:
         UnknownBenchmark: listing the known ones.
     """
     refuse_unknown(benchmarks, folder)
-    digests = {name: benchmark_digest(name, split=split, folder=folder) for name in benchmarks}
+    digests = {name: benchmark_digest(name, split=split, folder=folder, share=share) for name in benchmarks}
     return fingerprint(kind="suite", benchmarks=digests)
 
 
@@ -222,6 +241,7 @@ def load(
     shots: int = 0,
     split: str = "test",
     folder: str = "",
+    span: str = "0:1",
     **_: Any,
 ) -> dict[str, Any]:
     """What lm-eval calls to get the data (``custom_dataset``): no network, no cache, whatever the working directory.
@@ -232,5 +252,7 @@ def load(
 
     place = Path(folder) if folder else SUITES
     rows = _asked(benchmark=benchmark, data=data, items=items, choices=choices, split=split, folder=place)
+    first, last = spanned(span, len(rows))
+    rows = rows[first:last]
     given = shots_of(benchmark, place) if shots else []
     return {"test": Dataset.from_list(rows), **({"shots": Dataset.from_list(given)} if given else {})}

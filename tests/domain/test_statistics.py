@@ -42,13 +42,28 @@ def test_items_are_paired_by_id_and_not_by_place() -> None:
     assert paired_difference(ours, theirs[::-1]) == paired_difference(ours, theirs)
 
 
-def test_with_equal_weights_the_interval_of_numbers_is_that_of_a_paired_t_test() -> None:
-    rng = random.Random(1)
-    ours = [rng.gauss(2.0, 0.4) for _ in range(40)]
-    theirs = [a - rng.gauss(0.1, 0.2) for a in ours]
+def gaps_of(rng: random.Random, count: int, symmetric: bool) -> tuple[list[float], list[float]]:
+    gaps = [rng.gauss(0.1, 0.2) if symmetric else rng.expovariate(5.0) - 0.1 for _ in range(count // 2)]
+    gaps += [0.2 - gap for gap in gaps] if symmetric else [rng.expovariate(5.0) - 0.1 for _ in gaps]
+    ours = [rng.gauss(2.0, 0.4) for _ in gaps]
+    return ours, [a - gap for a, gap in zip(ours, gaps, strict=True)]
+
+
+def test_with_equal_weights_the_interval_of_numbers_is_that_of_a_paired_t_test_and_a_little_wider() -> None:
+    ours, theirs = gaps_of(random.Random(1), 40, symmetric=True)
     found = paired_difference(marks(ours), marks(theirs))
     low = stats.ttest_rel(ours, theirs, alternative="greater").confidence_interval(0.95).low
-    assert found.lower() == pytest.approx(low, abs=1e-5)
+    assert found.mean - found.lower() == pytest.approx((found.mean - low) * 40 / 38, abs=1e-5)
+
+
+def test_skewed_differences_have_the_bound_of_halls_transformation() -> None:
+    ours, theirs = gaps_of(random.Random(2), 40, symmetric=False)
+    found = paired_difference(marks(ours), marks(theirs))
+    skew = float(stats.skew([a - b for a, b in zip(ours, theirs, strict=True)]))
+    assert found.skew == pytest.approx(skew / math.sqrt(40))
+    studentised = (found.mean - found.lower()) / found.stderr * 38 / 40
+    bent = studentised + skew / math.sqrt(40) * studentised**2 / 3 + skew**2 / 40 * studentised**3 / 27
+    assert bent + skew / 6 / math.sqrt(40) == pytest.approx(stats.t.ppf(0.95, 39), abs=1e-3)
 
 
 def test_a_contrast_of_three_is_that_of_its_sum_over_each_item() -> None:
