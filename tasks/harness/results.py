@@ -57,7 +57,8 @@ def _instructed(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[S
 
 
 def _marked(sample: Mapping[str, Any], value: float, answer: str = "") -> Item:
-    return Item(item_id=str(sample["doc"]["id"]), value=value, answer=answer)
+    doc = sample["doc"]
+    return Item(item_id=str(doc["id"]), value=value, answer=answer, cluster=str(doc.get("cluster") or ""))
 
 
 def _bits(sample: Mapping[str, Any]) -> Item:

@@ -14,6 +14,7 @@ Expressions see the row's fields, ``letters(n)`` and ``lettered(texts)``; they r
 for being odd: a field that is missing, an answer that is no place, an empty choice are refused, with the row.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -86,7 +87,7 @@ def item_of(source: Mapping[str, Any], item_id: str, row: Mapping[str, Any]) -> 
     try:
         item = {"id": item_id, "prompt": _template(source["prompt"]).render(**row), "cluster": ""}
         if "cluster" in source:
-            item["cluster"] = str(value_of(source["cluster"], row))
+            item["cluster"] = _short(str(value_of(source["cluster"], row)))
         if "choices" in source:
             item["choices"] = [str(choice) for choice in value_of(source["choices"], row)]
             item["answer"] = int(value_of(source["answer"], row))
@@ -98,6 +99,11 @@ def item_of(source: Mapping[str, Any], item_id: str, row: Mapping[str, Any]) -> 
     if wrong:
         raise InputError(f"{item_id}: {wrong}")
     return item
+
+
+def _short(cluster: str) -> str:
+    """``cluster``, or a digest of it where it is a whole passage: it is stored with each item's outcome."""
+    return cluster if len(cluster) <= 40 else hashlib.sha256(cluster.encode()).hexdigest()[:16]
 
 
 def _wrong(item: Mapping[str, Any]) -> str:

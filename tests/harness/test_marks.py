@@ -1,13 +1,16 @@
 """How answers in words are marked: strict and lenient, and in which language a text goes on."""
 
 import json
+import re
+from collections import Counter
 from importlib.metadata import version
 
 import pytest
 
-from tasks.harness.languages import LANGUAGES
+from tasks.harness import languages
+from tasks.harness.languages import LANGUAGES, language_of
 from tasks.harness.marks import CUT, answered, in_language
-from tasks.harness.suite import SUITES, definition
+from tasks.harness.suite import SUITES, definition, read_items
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,21 @@ def test_the_identifier_knows_the_real_text_of_each_language_that_is_gated(code:
 def test_the_identifier_is_the_one_that_the_benchmarks_name() -> None:
     # Part of their digest: another version is another measurement.
     assert definition("eu_text")["metadata"]["identifier"] == f"py3langid {version('py3langid')}"
+
+
+@pytest.mark.parametrize(("share", "column"), [(1.0, 0), (0.5, 1), (40, 2)])
+def test_the_identifiers_ceiling_is_what_its_module_says(share: float, column: int) -> None:
+    table = [line.split("   ") for line in (languages.__doc__ or "").split("\n") if re.match(r"    \w\w  \w\w ", line)]
+    assert [row[1].strip()[:2] for row in table] == [*LANGUAGES[:3], "ca", "gl", "pt"]
+    for row in table:
+        cells = [cell.strip() for cell in row if cell.strip()]
+        code, stated = cells[column][:2], dict(re.findall(r"(\w\w|-) ([\d.]+)", cells[column][2:]))
+        texts = [r["text"] for split in ("dev", "test") for r in read_items(f"{code}_bpb", split=split)]
+        cut = [text[: int(len(text) * share) if share <= 1 else int(share)] for text in texts]
+        told = Counter(language_of(text) or "-" for text in cut)
+        assert {key: f"{100 * n / len(cut):.1f}".removesuffix(".0") for key, n in told.items()} == stated
+
+
+@pytest.mark.parametrize("code", ["eu", "gl"])
+def test_the_instruction_sets_own_prompts_are_told(code: str) -> None:
+    assert {language_of(row["prompt"]) for row in read_items(f"{code}_instructions")} == {code}

@@ -28,7 +28,11 @@ ROWS = 14
 
 def belebele(k: int) -> Row:
     answers = {f"mc_answer{i}": f"erantzuna {i} {k}" for i in range(1, 5)}
-    asked = {"link": f"https://x/{k // 2}", "flores_passage": f"Pasarte bat {k // 2}.", "question": f"Zer da {k}?"}
+    asked = {
+        "link": f"https://x/{k // 2}",
+        "flores_passage": f"Pasarte bat, eta nahiko luzea gainera: {k // 2}.",
+        "question": f"Zer da {k}?",
+    }
     return {**asked, **answers, "question_number": k % 2 + 1, "correct_answer_num": str(k % 4 + 1), "dialect": "x"}
 
 
@@ -234,6 +238,9 @@ def test_prepared_benchmarks_are_measured_through_lm_eval(
     with stub_server() as (url, _):
         scores = evaluate(base_url=url, model="stub", folder=wide, benchmarks=names, suites=folder)
     found = [(score.benchmark, score.metric, score.n) for score in scores]
+    assert len({item.cluster for item in scores[0].items}) == 6  # of seven passages; both questions on one are shots
+    assert {len(item.cluster) for item in scores[0].items} == {16}
+    assert {item.cluster for item in scores[1].items} == {""}
     assert found == [
         ("eu_belebele", "acc", ROWS - 5),
         ("gl_xstorycloze", "acc", ROWS),
