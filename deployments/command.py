@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from deployments import base_commands, collecting, completion, operating, publishing
+from deployments import adapting, base_commands, collecting, completion, operating, publishing
 from deployments.deploy_command import deploy
 from deployments.output import AsJson, err, out, show
 from deployments.spreading import SpreadCommand
@@ -330,6 +330,7 @@ def agent() -> None:
 
 for _name, _run in base_commands.COMMANDS.items():
     base.command(_name)(_run)
+app.command()(adapting.adapter)
 app.command()(collecting.gc)
 app.command()(publishing.publish)
 app.command()(operating.doctor)
