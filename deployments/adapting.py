@@ -1,5 +1,6 @@
 """`empelt adapter`: the language part of a graft as a low-rank adapter, and what the rank keeps of it."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ def adapter(
     allow_foreign_parent: Annotated[
         bool, typer.Option("--allow-foreign-parent", help="Extract although the weights contradict a stated parent.")
     ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Of the decompositions; 1 gives the same bytes every time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Write the language part of a merge as a LoRA adapter over its instruct model, and say what the rank keeps.
@@ -30,6 +32,8 @@ def adapter(
 
     Exit codes: 0 done, 2 refused, 3 the disk is full; after 2 and 3 nothing was written.
     """
+    # Read when numpy is loaded, below. Two threads that share busy cores wait for each other: 190 s instead of 1 s.
+    os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
     from dataclasses import replace
 
     from tasks.engine.adapter import extract
