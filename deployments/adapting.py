@@ -3,12 +3,13 @@
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from deployments.output import AsJson, show
 from deployments.showing import human_bytes, table
+from tasks.domain.errors import InputError
 
 if TYPE_CHECKING:
     from tasks.engine.adapter import AdapterReport, Energy
@@ -18,7 +19,9 @@ def adapter(
     config: Annotated[Path, typer.Argument(help="What is merged, as for `empelt merge`; instruct weight 1.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not exist.")],
     rank: Annotated[int, typer.Option(help="Of every module. vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 or 512.")],
-    embeddings: Annotated[bool, typer.Option(help="Carry embeddings and head too, where vLLM can.")] = True,
+    carry: Annotated[
+        str, typer.Option(help="layers: projections; input: and the input embeddings; all: and the output layer.")
+    ] = "input",
     allow_foreign_parent: Annotated[
         bool, typer.Option("--allow-foreign-parent", help="Extract although the weights contradict a stated parent.")
     ] = False,
@@ -37,12 +40,15 @@ def adapter(
     from dataclasses import replace
 
     from tasks.engine.adapter import extract
+    from tasks.engine.adapter_files import Carried
     from tasks.engine.command_file import read_merge_file
 
+    if carry not in get_args(Carried):
+        raise InputError(f"--carry {carry}: expected one of {', '.join(get_args(Carried))}")
     file = read_merge_file(config)
     allowed = file.config.allow_foreign_parent or allow_foreign_parent
     file = file._replace(config=replace(file.config, allow_foreign_parent=allowed))
-    report = extract(file, folder, rank, embeddings=embeddings)
+    report = extract(file, folder, rank, carried=cast(Carried, carry))
     show({"out": str(folder), **report.as_dict()}, as_json, as_text(folder, report))
 
 

@@ -33,6 +33,7 @@ REFUSED_FLAGS = {
         (
             *("--model", "--model-tag", "--served-model-name", "--host", "--port", "--uds", "--load-format"),
             *("--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras", "--max-cpu-loras"),
+            "--lora-target-modules",
         ),
         _OURS,
     ),

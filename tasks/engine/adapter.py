@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter_files import CONFIG, RANKS, Module, config_json, modules_of, weights_layout
+from .adapter_files import CONFIG, HEAD, RANKS, Carried, Module, config_json, is_tied, modules_of, weights_layout
+from .checkpoint import Checkpoint
 from .command_file import MergeFile
 from .errors import CheckpointError, MergeError, RecipeError, refuse_all
 from .kernels.widths import narrow_bf16
@@ -44,7 +45,7 @@ class Energy(NamedTuple):
     tensor: str
     shape: tuple[int, ...]
     energy: float
-    """Sum of squares of the change."""
+    """Sum of squares of the change. Tied embeddings stand twice, since the model uses them twice."""
     kept: float
     """Share of it in the singular values kept, 0 to 1; 1 where there is nothing to keep, 0 where it is left out."""
     lost: float
@@ -95,14 +96,14 @@ class AdapterReport:
         return told | {"files": {name: digest._asdict() for name, digest in self.files.items()}}
 
 
-def extract(file: MergeFile, out: Path, rank: int, *, embeddings: bool = True) -> AdapterReport:
+def extract(file: MergeFile, out: Path, rank: int, *, carried: Carried = "input") -> AdapterReport:
     """Write the language part of a merge as an adapter. The folder appears whole or not at all.
 
     Args:
         file: The merge, as `command_file.read_merge_file` understands it: a sum of deltas with instruct weight 1.
         out: The folder to be; it must not exist, its parent must.
         rank: Of the adapter, for every module; 1 to 512.
-        embeddings: Whether embeddings and head are carried where the server can.
+        carried: What is carried beside the projections, where the server can.
 
     Raises:
         RecipeError: The merge is no sum over the instruct model as it is, or the rank is out of range.
@@ -121,7 +122,7 @@ def extract(file: MergeFile, out: Path, rank: int, *, embeddings: bool = True) -
     (plan,) = plan_all({out: config}, labels=file.labels, base=file.base).values()
     terms = _language_terms(plan)
     instruct = plan.sources[0].checkpoint
-    places = {name: modules_of(name, instruct, embeddings=embeddings) for name in terms}
+    places = {name: modules_of(name, instruct, carried=carried) for name in terms}
     modules = [module for found, _ in places.values() for module in found]
     if not modules:
         raise CheckpointError(
@@ -145,10 +146,12 @@ def extract(file: MergeFile, out: Path, rank: int, *, embeddings: bool = True) -
             delta = _delta(files, plan.tensors[name], of_sources)
             found, why = places[name]
             if why:
-                energies.append(Energy(name, delta.shape, _squared(delta), 0.0, 1.0, True, why))
+                one = Energy(name, delta.shape, _squared(delta), 0.0, 1.0, True, why)
+                energies += [one, *_as_head(one, instruct, carried)]
                 continue
             factors = factorize(delta, rank, seed=zlib.crc32(name.encode()))
-            energies.append(_energy(name, delta, factors, plan.out_dtype))
+            one = _energy(name, delta, factors, plan.out_dtype)
+            energies += [one, *_as_head(one, instruct, carried)]
             for key, matrix in _matrices(found, factors).items():
                 for data in pieces.take(key, _stored(matrix, plan.out_dtype, name)):
                     weights.place(data, weights.hashed)
@@ -246,6 +249,15 @@ def _energy(name: str, delta: Matrix, factors: Factors, dtype: str) -> Energy:
     step = max(1, BLOCK_ELEMENTS // max(1, delta.shape[1]))
     missed = sum(_squared(delta[row : row + step] - up[row : row + step] @ down) for row in range(0, len(up), step))
     return Energy(name, delta.shape, factors.energy, factors.kept or 0.0, missed / factors.energy, factors.exact)
+
+
+def _as_head(one: Energy, instruct: Checkpoint, carried: Carried) -> list[Energy]:
+    """Tied embeddings once more, as the output layer: what is carried of the one use is not carried of the other."""
+    if not is_tied(one.tensor, instruct):
+        return []
+    if carried == "all" or one.why:
+        return [one._replace(tensor=HEAD)]
+    return [one._replace(tensor=HEAD, kept=0.0, lost=1.0, why="left out as asked")]
 
 
 def _squared(matrix: Matrix) -> float:

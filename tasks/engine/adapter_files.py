@@ -8,7 +8,7 @@ embeddings PEFT turns both factors round: ``(lora_embedding_B @ lora_embedding_A
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LINEAR = re.compile(r"\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$")
 """The projections of a dense decoder layer, by the names of Llama, Qwen, Mistral, Gemma and their like."""
 _EMBEDDINGS = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 _WITH_EMBEDDINGS = frozenset({"LlamaForCausalLM", "Qwen3ForCausalLM"})
 """Architectures to which vLLM 0.32 can add an adapter of embeddings and head (`embedding_modules` of its classes, read
 there; run with Llama). It refuses to load one for others."""
@@ -60,15 +60,20 @@ class Module(NamedTuple):
         return {first: (rank, columns), second: (rows, rank)}
 
 
-def modules_of(name: str, instruct: Checkpoint, *, embeddings: bool) -> tuple[tuple[Module, ...], str]:
+Carried = Literal["layers", "input", "all"]
+"""``layers``: the projections. ``input``: and the embeddings of what goes in. ``all``: and the output layer, which is
+not served: two requests for log-probabilities of their prompts in one batch end vLLM's engine (0.32, on a CPU)."""
+
+
+def modules_of(name: str, instruct: Checkpoint, *, carried: Carried) -> tuple[tuple[Module, ...], str]:
     """Where a tensor's change goes in an adapter, or no module and the reason.
 
-    Tied embeddings go to two modules: vLLM adds an adapter to what goes in and to what comes out apart from each other.
+    Tied embeddings go to two modules: vLLM adds one to what goes in and one to what comes out apart from each other.
 
     Args:
         name: Of the tensor.
         instruct: The model that the adapter is for.
-        embeddings: Whether embeddings and head are wanted at all.
+        carried: What is wanted beside the projections.
     """
     shape = instruct.tensors[name].shape
     if len(shape) != 2:
@@ -76,17 +81,22 @@ def modules_of(name: str, instruct: Checkpoint, *, embeddings: bool) -> tuple[tu
     module = name.removesuffix(".weight")
     if _LINEAR.search(name):
         return (Module(module),), ""
-    if name not in (_EMBEDDINGS, _HEAD):
+    if name not in (_EMBEDDINGS, HEAD):
         return (), "no module that an adapter is served for"
-    if not embeddings:
+    if carried == "layers" or (name == HEAD and carried != "all"):
         return (), "left out as asked"
     architecture = ", ".join(map(str, instruct.config.get("architectures") or ["unknown"]))
     if architecture not in _WITH_EMBEDDINGS:
         return (), f"vLLM serves no adapter of it for {architecture}"
-    if name == _HEAD:
+    if name == HEAD:
         return (Module(module),), ""
-    tied = bool(instruct.config.get("tie_word_embeddings")) and _HEAD not in instruct.tensors
-    return (Module(module, embedding=True), *([Module("lm_head")] if tied else [])), ""
+    head = carried == "all" and is_tied(name, instruct)
+    return (Module(module, embedding=True), *([Module("lm_head")] if head else [])), ""
+
+
+def is_tied(name: str, instruct: Checkpoint) -> bool:
+    """Whether a tensor is the embeddings of a model whose output layer they are too."""
+    return name == _EMBEDDINGS and bool(instruct.config.get("tie_word_embeddings")) and HEAD not in instruct.tensors
 
 
 def weights_layout(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> ShardLayout:
