@@ -71,6 +71,7 @@ REFUSED_FLAGS = {
             "--download-dir",
             "--speculative-config",
             "-sc",
+            "--default-mm-loras",
             "--enable-sleep-mode",
             "--weight-transfer-config",
         ),

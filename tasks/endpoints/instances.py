@@ -42,6 +42,8 @@ class Instance:
     wish: Wish
     profile: ServingProfile
     artifact: Artifact | None = None
+    adapters: tuple[Artifact, ...] = ()
+    """In the order of the profile's."""
     state: InstanceState = "starting"
     reason: str = "new"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -53,7 +55,7 @@ class Instance:
     """A process of it may exist: it loads, answers, hangs or is being stopped."""
     failures: int = 0
     retry_at: float = 0.0
-    _hashing: Future[Artifact] | None = None
+    _hashing: Future[list[Artifact]] | None = None
     _verified: bool = False
     _last_health: float = 0.0
     _started_at: float = 0.0
@@ -83,6 +85,9 @@ class Instance:
         """What it needs of a device."""
         files = self.artifact.files if self.artifact else ()
         weights = sum(f.size for f in files if f.path.endswith(".safetensors"))
+        sizes = [sum(f.size for f in one.files) for one in self.adapters]
+        # Each is kept as it was loaded, and has a place as large as the largest; one place stays empty.
+        weights += sum(sizes) + (len(sizes) + 1) * max(sizes, default=0)
         device = self.device.name if self.device and self.started else None
         return Need(self.wish.name, self.profile.memory_bytes(weights), self.profile.device, device)
 
@@ -100,12 +105,14 @@ class Instance:
             return
         if self._hashing is None:
             self._move("starting", "hashing its files")
-            self._hashing = executor.submit(artifacts.verify, self.wish.digest)
+            wanted = [self.wish.digest, *(adapter.digest for adapter in self.profile.adapters)]
+            self._hashing = executor.submit(lambda: [artifacts.verify(digest) for digest in wanted])
         if not self._hashing.done():
             return
         hashing, self._hashing = self._hashing, None
         try:
-            self.artifact = hashing.result()
+            self.artifact, *adapters = hashing.result()
+            self.adapters = tuple(adapters)
             self._verified = True
         except (ModelRefused, OSError) as error:
             logger.error("%s is not started: %s", self.wish.name, error)
@@ -143,6 +150,9 @@ class Instance:
                 uds=self.uds,
                 flags=self.profile.flags(),
                 env={**device.env, **env},
+                adapters={
+                    served.name: held.folder for served, held in zip(self.profile.adapters, self.adapters, strict=True)
+                },
             )
         except EndpointUnavailable as error:
             self._fail(str(error))
