@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from deployments import auditing, base_commands, collecting, completion, operating, publishing
+from deployments import adapting, auditing, base_commands, collecting, completion, operating, publishing
 from deployments.deploy_command import deploy
 from deployments.gate_commands import gate, replay
 from deployments.output import AsJson, err, out, show
@@ -333,6 +333,7 @@ def agent() -> None:
 
 for _name, _run in base_commands.COMMANDS.items():
     base.command(_name)(_run)
+app.command()(adapting.adapter)
 app.command()(collecting.gc)
 app.command()(auditing.audit)
 app.command()(publishing.publish)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters import CODE_OR_PICKLES, NAME, Adapter, adapter_arguments, check_adapters
 from serving_environment import REQUESTABLE, REQUESTABLE_PREFIX
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 # sun_path holds 108 bytes with its closing zero; a longer path fails inside vLLM with a message that names no file.
 LONGEST_SOCKET_PATH = 107
-CODE_OR_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".pyc", ".so")
+FIELDS = ("name", "model", "served_names", "uds", "port", "flags", "env", "adapters")
 
 _OURS = "the launcher sets it from the request"
 _CODE = "it loads code"
@@ -30,7 +30,12 @@ _INPUT = "it lets requests bring their own tensors, files or templates"
 _SHAPE = "an instance is one API process on one host"
 REFUSED_FLAGS = {
     **dict.fromkeys(
-        ("--model", "--model-tag", "--served-model-name", "--host", "--port", "--uds", "--load-format"), _OURS
+        (
+            *("--model", "--model-tag", "--served-model-name", "--host", "--port", "--uds", "--load-format"),
+            *("--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras", "--max-cpu-loras"),
+            "--lora-target-modules",
+        ),
+        _OURS,
     ),
     **dict.fromkeys(
         (
@@ -66,8 +71,7 @@ REFUSED_FLAGS = {
             "--download-dir",
             "--speculative-config",
             "-sc",
-            "--enable-lora",
-            "--lora-modules",
+            "--default-mm-loras",
             "--enable-sleep-mode",
             "--weight-transfer-config",
         ),
@@ -128,12 +132,13 @@ class StartRequest:
     port: int | None
     flags: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    adapters: list[Adapter] = field(default_factory=list)
 
     def arguments(self, host: str = "127.0.0.1") -> list[str]:
         """The command line of vLLM. --host is given with --uds too: its default is every interface."""
         place = ["--uds", self.uds] if self.uds else ["--port", str(self.port)]
         ours = ["--model", str(self.model), "--served-model-name", *self.served_names, "--host", host, *place]
-        return [*ours, "--load-format", "safetensors", *self.flags]
+        return [*ours, "--load-format", "safetensors", *adapter_arguments(self.adapters), *self.flags]
 
 
 def check_start(request: dict[str, Any], known_flags: Collection[str] = ()) -> tuple[StartRequest | None, list[str]]:
@@ -144,8 +149,8 @@ def check_start(request: dict[str, Any], known_flags: Collection[str] = ()) -> t
         known_flags: the option strings of vLLM's own parser. Empty (in tests without vLLM): spelling is not checked.
     """
     problems = [
-        f"unknown field {key!r}: expected name, model, served_names, uds or port, flags, env"
-        for key in sorted(set(request) - {"op", "name", "model", "served_names", "uds", "port", "flags", "env"})
+        f"unknown field {key!r}: expected name, model, served_names, uds or port, flags, env, adapters"
+        for key in sorted(set(request) - {"op", *FIELDS})
     ]
     name, model, uds, port = request.get("name"), request.get("model"), request.get("uds"), request.get("port")
     served, flags, env = request.get("served_names"), request.get("flags", []), request.get("env", {})
@@ -169,9 +174,11 @@ def check_start(request: dict[str, Any], known_flags: Collection[str] = ()) -> t
         flag_problems(flags, known_flags) if _strings(flags) else [f"flags {flags!r}: expected a list of strings"]
     )
     problems += list(_env_problems(env))
+    adapters, wrong = check_adapters(request.get("adapters", []), served if _strings(served) else [])
+    problems += wrong
     if problems:
         return None, problems
-    return StartRequest(name, Path(model), list(served), uds, port, list(flags), dict(env)), []
+    return StartRequest(name, Path(model), list(served), uds, port, list(flags), dict(env), adapters), []
 
 
 def model_problems(model: Path) -> list[str]:

@@ -15,6 +15,7 @@ from tasks.domain.models import Digest, FileDigest, ModelRef, Noun
 MATTERS = (
     "*.safetensors",
     "*.safetensors.index.json",
+    "adapter_config.json",
     "config.json",
     "generation_config.json",
     "tokenizer*",

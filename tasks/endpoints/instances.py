@@ -44,6 +44,8 @@ class Instance:
     wish: Wish
     profile: ServingProfile
     artifact: Artifact | None = None
+    adapters: tuple[Artifact, ...] = ()
+    """In the order of the profile's."""
     state: InstanceState = "starting"
     reason: str = "new"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -55,7 +57,7 @@ class Instance:
     """A process of it may exist: it loads, answers, hangs or is being stopped."""
     failures: int = 0
     retry_at: float = 0.0
-    _hashing: Future[Artifact] | None = None
+    _hashing: Future[list[Artifact]] | None = None
     _verified: bool = False
     _hashed: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """Which files were hashed; empty for one that an earlier agent had hashed."""
@@ -93,6 +95,9 @@ class Instance:
         """What it needs of a device."""
         files = self.artifact.files if self.artifact else ()
         weights = sum(f.size for f in files if f.path.endswith(".safetensors"))
+        sizes = [sum(f.size for f in one.files) for one in self.adapters]
+        # Each is kept as it was loaded, and has a place as large as the largest; one place stays empty.
+        weights += sum(sizes) + (len(sizes) + 1) * max(sizes, default=0)
         device = self.device.name if self.device and self.started else None
         return Need(self.wish.name, self.profile.memory_bytes(weights), self.profile.device, device)
 
@@ -115,15 +120,16 @@ class Instance:
             return
         hashing, self._hashing = self._hashing, None
         try:
-            self.artifact = hashing.result()
+            self.artifact, *adapters = hashing.result()
+            self.adapters = tuple(adapters)
             self._verified = True
         except (ModelRefused, OSError) as error:
             logger.error("%s is not started: %s", self.wish.name, error)
             self._fail(f"{REFUSED}{error}", wait_seconds=MAX_BACKOFF_SECONDS)
 
-    def _hash(self, artifacts: Artifacts) -> Artifact:
+    def _hash(self, artifacts: Artifacts) -> list[Artifact]:
         self._hashed = stamps(artifacts.get(self.wish.digest))  # before they are read: what changes meanwhile is seen
-        return artifacts.verify(self.wish.digest)
+        return [artifacts.verify(one) for one in (self.wish.digest, *(a.digest for a in self.profile.adapters))]
 
     @property
     def may_start(self) -> bool:
@@ -157,6 +163,9 @@ class Instance:
                 uds=self.uds,
                 flags=self.profile.flags(),
                 env={**device.env, **env},
+                adapters={
+                    served.name: held.folder for served, held in zip(self.profile.adapters, self.adapters, strict=True)
+                },
             )
         except EndpointUnavailable as error:
             self._fail(str(error))

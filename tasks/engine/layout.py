@@ -74,7 +74,7 @@ def lay_out(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], ma
             filled = 0
         groups[-1].append(Placed(name, shapes[name], dtypes[name], size))
         filled += size
-    shards = tuple(_shard(_file_name(number, len(groups)), group) for number, group in enumerate(groups, start=1))
+    shards = tuple(shard_layout(_file_name(number, len(groups)), group) for number, group in enumerate(groups, start=1))
     if len(shards) == 1:
         return Layout(shards, None)
     weight_map = {name: shard.file for shard in shards for name in shard.tensors}
@@ -87,7 +87,8 @@ def _file_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _shard(file: str, group: Sequence[Placed]) -> ShardLayout:
+def shard_layout(file: str, group: Sequence[Placed]) -> ShardLayout:
+    """One file: its header, and these tensors in their order."""
     # transformers refuses a file without format "pt".
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

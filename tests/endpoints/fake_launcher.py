@@ -32,7 +32,12 @@ def start(asked):
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     entry = {"name": asked["name"], "process": process, "model": asked["model"], "uds": asked["uds"], "log": str(log)}
-    entry |= {"served_names": asked["served_names"], "flags": asked["flags"], "start_time": time.time()}
+    entry |= {
+        "served_names": asked["served_names"],
+        "flags": asked["flags"],
+        "adapters": asked.get("adapters", []),
+        "start_time": time.time(),
+    }
     instances[asked["name"]] = entry
     return {"ok": True, "name": asked["name"], "pid": process.pid, "start_time": entry["start_time"], "log": str(log)}
 

@@ -11,6 +11,8 @@ import pytest
 from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, ServingMissing
 from tasks.domain.models import Evaluation, Item, Score
 from tasks.endpoints.launcher_client import LauncherProcess
+from tasks.endpoints.local import LocalEndpoint
+from tasks.endpoints.profile import ServedAdapter, ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState, StagingState
 from tasks.endpoints.routes import read_routes
 from tasks.endpoints.status_file import read_status, status_beside
@@ -71,6 +73,35 @@ def test_an_artifact_with_a_changed_file_is_refused_before_it_starts(host, make_
     assert f"eu-{green.short}" not in host.launcher.client.list(), "it was started"
     assert host.answer() == (blue.digest, "1")
     assert set(read_routes(host.gateway.routes).instances) == {f"eu-{blue.short}"}
+
+
+def test_adapters_are_hashed_and_served_over_their_model_each_under_its_own_name(host, make_artifact):
+    blue, basque, galician = make_artifact("blue"), make_artifact("basque"), make_artifact("galician")
+    served = ServedAdapter("eu", basque.digest), ServedAdapter("gl", galician.digest)
+    host.endpoint = LocalEndpoint(host.ledger, gateway=host.gateway.url, profile=ServingProfile(adapters=served))
+    host.start()
+    ready = host.ready(host.stage(blue))
+    assert ready.serving["adapters"] == f"eu@{basque.short} gl@{galician.short}"
+    (started,) = host.launcher.client._ask({"op": "list"})["instances"]
+    assert started["model"] == blue.folder
+    assert started["adapters"] == [
+        {"name": f"eu@{basque.short}", "path": basque.folder},
+        {"name": f"gl@{galician.short}", "path": galician.folder},
+    ]
+
+
+def test_a_model_whose_adapter_has_a_changed_file_is_refused_before_it_starts(host, make_artifact):
+    blue, basque = make_artifact("blue"), make_artifact("basque")
+    weights = Path(basque.folder) / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(b"x" + weights.read_bytes()[1:])
+    profile = ServingProfile(adapters=(ServedAdapter("eu", basque.digest),))
+    host.endpoint = LocalEndpoint(host.ledger, gateway=host.gateway.url, profile=profile)
+    host.start()
+    with pytest.raises(ModelRefused) as refused:
+        host.ready(host.stage(blue))
+    assert basque.digest in str(refused.value)
+    assert host.launcher.client.list() == {}, "it was started"
 
 
 def test_a_candidate_that_cannot_load_is_given_up_with_its_log_and_the_live_one_stays(host, make_artifact):

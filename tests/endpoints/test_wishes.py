@@ -1,5 +1,6 @@
 """From desired state to wishes and routes: pure functions, so every rule is one small table."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tasks.domain.errors import InputError
 from tasks.domain.models import ModelRef
 from tasks.domain.records import CanaryWish, Desired, Live, Wanted
-from tasks.endpoints.profile import ServingProfile
+from tasks.endpoints.profile import ServedAdapter, ServingProfile
 from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes
 from tasks.endpoints.wishes import choose_routes, instance_name, wishes_of
 
@@ -145,3 +146,14 @@ def test_a_profile_survives_the_ledger_and_decides_every_flag():
     assert profile.facts(image="vllm-gpu 0.32.0 plain")["flags"] == flags
     with pytest.raises(InputError, match="not a serving profile"):
         ServingProfile.read({"profile": {"dtpye": "x"}}, default=profile)
+
+
+def test_adapters_survive_the_ledger_and_are_told_where_there_are_any():
+    served = (ServedAdapter("eu", "a" * 64), ServedAdapter("gl", "b" * 64))
+    plain, profile = ServingProfile(), ServingProfile(adapters=served)
+    assert ServingProfile.read(json.loads(json.dumps(profile.to_extra())), default=plain) == profile
+    assert profile.facts(image="x")["adapters"] == "eu@aaaaaaaaaaaa gl@bbbbbbbbbbbb"
+    assert "adapters" not in plain.facts(image="x") | plain.to_extra()["profile"], "what is on record stays as it is"
+    assert profile.flags() == plain.flags()
+    with pytest.raises(InputError, match="not a list of pairs of channel and digest"):
+        ServingProfile.read({"profile": {"adapters": ["eu"]}}, default=plain)

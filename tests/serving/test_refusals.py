@@ -131,3 +131,63 @@ def test_a_cache_size_among_the_flags_is_not_overruled_by_the_environment():
     environ = serving_environment({})
     assert instance_environment(environ, {}, [])["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert "VLLM_CPU_KVCACHE_SPACE" not in instance_environment(environ, {}, ["--kv_cache_memory_bytes=1"])
+
+
+def adapter(folder: Path, **changes: Any) -> dict[str, str]:
+    """A folder that is an adapter of rank 16, or nearly one."""
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": ["q_proj", "embed_tokens"]} | changes
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    return {"name": folder.name, "path": str(folder)}
+
+
+def test_adapters_become_flags_with_a_place_more_than_there_are_and_no_module_but_theirs(model, tmp_path):
+    asked = [adapter(tmp_path / "eu"), adapter(tmp_path / "gl", r=40, target_modules=["q_proj", "up_proj"])]
+    accepted, problems = check_start(request_for(model, adapters=asked))
+    assert problems == []
+    line = accepted.arguments()
+    assert line[line.index("--max-lora-rank") + 1] == "64"
+    assert line[line.index("--max-loras") + 1] == line[line.index("--max-cpu-loras") + 1] == "3"
+    targets = line[line.index("--lora-target-modules") + 1 : line.index("--lora-modules")]
+    assert targets == ["embed_tokens", "q_proj", "up_proj"]
+    at = line.index("--lora-modules")
+    assert [json.loads(one) for one in line[at + 1 : at + 3]] == asked
+    assert "--enable-lora" not in check_start(request_for(model))[0].arguments()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"r": 513}, "rank 513; expected 1 to 512"),
+        ({"r": True}, "rank True"),
+        ({"target_modules": "all-linear"}, "target_modules 'all-linear'"),
+        ({"target_modules": ["q_proj", "--host"]}, "target_modules ['q_proj', '--host']"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "it changes lm_head: two requests for log-probabilities"),
+        ({"auto_mapping": {"parent_library": "evil"}}, "'auto_mapping'"),
+    ],
+)
+def test_an_adapter_that_would_end_the_engine_or_load_code_is_refused_by_its_folder(model, tmp_path, changes, words):
+    said = refusals(request_for(model, adapters=[adapter(tmp_path / "eu", **changes)]))
+    assert words in said
+    assert str(tmp_path / "eu") in said
+
+
+def test_adapters_without_files_with_pickles_or_with_a_name_that_is_taken_are_refused_all_at_once(model, tmp_path):
+    sound, pickled, empty = adapter(tmp_path / "eu"), adapter(tmp_path / "gl"), tmp_path / "empty"
+    (tmp_path / "gl" / "adapter_model.bin").write_bytes(b"")
+    empty.mkdir()
+    asked = [sound, sound, pickled, {"name": "a b", "path": str(empty)}, {"name": "x", "path": "relative"}, "eu"]
+    said = refusals(request_for(model, adapters=[*asked, {"name": "eu@abcdef123456", "path": sound["path"]}]))
+    for words in (
+        "adapter name eu was refused: it is taken",
+        "adapter_model.bin, and .bin can run code",
+        "adapter name 'a b' was refused",
+        f"adapter {empty} was refused: it has no adapter_model.safetensors",
+        "no `r` and `target_modules` in adapter_config.json (FileNotFoundError)",
+        "adapter 'relative' was refused: expected the absolute path",
+        "adapter 'eu' was refused: expected an object with name and path",
+        "adapter name eu@abcdef123456 was refused: it is taken",
+    ):
+        assert words in said
+    assert "expected a list of at most 64" in refusals(request_for(model, adapters={"eu": "x"}))

@@ -245,7 +245,8 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """End it."""
         self._over.set()
-        self.join(30)
+        if self.is_alive():
+            self.join(30)
 
     def _look_at_routes(self) -> None:
         try:
