@@ -58,7 +58,7 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
             generation, live = evaluate_live(job, candidate)
             scores, stop = take_looks(job, ready, scores, parents, live)
             verdict = judge_candidate(job, scores, parents, live, by_itself=claim is not None, stop=stop)
-            ended, outcome = verdict_name(job, verdict)
+            (ended, outcome), reasons = verdict_name(job, verdict), " ".join(verdict.reasons)
             request = PublishRequest(
                 family=job.family,
                 target=job.target,
@@ -70,7 +70,6 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
                 claim_key=job.key,
                 reason=verdict.reasons[-1],
             )
-            reasons = " ".join(verdict.reasons)
             if outcome == "published":
                 ended, outcome, generation, reasons = published(publish_model(request), reasons)
         if outcome == "awaiting":
