@@ -1,9 +1,14 @@
 """What tests of several rooms need."""
 
+import os
 from collections.abc import Callable
 
 import psutil
 import pytest
+
+# A task that a test calls by itself starts a Prefect server of its own: 5 s alone, beside three other tests more than the
+# 20 s that Prefect waits for it.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 @pytest.fixture

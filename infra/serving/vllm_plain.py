@@ -39,9 +39,9 @@ def main() -> int:
     return vllm_fork.serve(vllm_main, sys.argv[3:])
 
 
-# An instance is a session of its own: its first process has given the group its number.
+# An instance is a session of its own: its first process has given the group its number. A pod has no launcher.
 if __name__ in ("__main__", "__mp_main__"):
-    shared_segments.name_segments(f"{os.environ['EMPELT_SEGMENTS']}{os.getpgid(0)}-")
+    shared_segments.name_segments(f"{os.environ.get('EMPELT_SEGMENTS', 'empelt-')}{os.getpgid(0)}-")
 
 if __name__ == "__main__":
     sys.exit(main())

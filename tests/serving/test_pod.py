@@ -49,8 +49,8 @@ def test_a_pod_is_started_as_the_launcher_would_start_it_but_for_the_place(store
 def test_it_becomes_vllm_with_the_instances_environment(store, tmp_path):
     folder = tmp_path / "serving"
     folder.mkdir()
-    for name in ("pod.py", "refusals.py", "serving_environment.py"):
-        shutil.copy(SERVING / name, folder)
+    for path in SERVING.glob("*.py"):
+        shutil.copy(path, folder)
     stand_in = "import json, os, sys; print(json.dumps([os.getpid(), sys.argv[1:], dict(os.environ)]))"
     (folder / "vllm_plain.py").write_text(stand_in)
     model = str(store / "artifacts" / DIGEST)

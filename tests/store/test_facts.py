@@ -224,6 +224,9 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
     ledger.ask_approval(samples.request(samples.job(), samples.digest("merged")), "stronger")
     ledger.record_base_change("tiny", "eu", "retired", repo_id="lab/eu", details={"why": "old"})
     ledger.record_publication(samples.publication())
+    ledger.record_outputs(samples.outputs(-2.0))
+    ledger.record_audit(samples.audit("eu", 1))
+    ledger.record_step("eu", "warm", ended="done", seconds=0.1, generation=1, digest=samples.digest("merged"))
     for fact in FACTS:
         before = _rows(ledger, fact)
         assert before, f"{fact} holds nothing to try on"

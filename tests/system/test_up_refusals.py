@@ -148,7 +148,8 @@ def test_an_unknown_benchmark_in_a_gate_is_refused_with_the_known(refused: Refus
     path.write_text(path.read_text(encoding="utf-8").replace("_mc", "_mcq"), encoding="utf-8")
     told = refused(EMPELT_CATALOG=str(catalog))
     assert str(path) in told
-    assert "checks.3: no suite defines eu_mcq (that is {language}_mcq for 'eu'). Known: ca_bpb, ca_bpb_short" in told
+    assert "checks.3: no suite defines eu_mcq (that is {language}_mcq for 'eu'). Known: ca_" in told
+    assert "ca_bpb, ca_bpb_short" in told
 
 
 def test_no_family_is_refused_with_those_that_there_are(refused: Refused) -> None:
