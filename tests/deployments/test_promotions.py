@@ -188,6 +188,7 @@ def test_a_rollback_to_what_is_not_warm_any_more_goes_the_same_way(host, make_ar
 
 @pytest.mark.parametrize("policy", [POLICY, POLICY | {"no_room": "refuse"}])
 def test_where_two_do_not_fit_the_policy_says_what_to_do(host, make_artifact, ledger, monkeypatch, policy):
+    # Shorter waits for room, and nothing else: 15 s pass before the policy speaks.
     monkeypatch.setattr("tasks.stage.NO_ROOM_SECONDS", 0.1)
     monkeypatch.setattr("tasks.stage.LOOK_SECONDS", 1.0)
     blue, green = make_artifact("blue"), make_artifact("green")

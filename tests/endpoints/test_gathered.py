@@ -51,6 +51,7 @@ def test_only_an_answer_to_this_question_ends_a_wait(monkeypatch):
     def wait_for(condition, seconds):
         waited.append(condition())
 
+    # What a wait would wait for is noted and not waited for: when threads are woken is not what is asked here.
     monkeypatch.setattr(gathered._news, "wait_for", wait_for)
     gathered.wait([1], 2)
     gathered.hear(1, line(5, asked=2))

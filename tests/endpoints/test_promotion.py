@@ -124,6 +124,7 @@ def test_empty_answers_abort_with_both_figures(host, both, load, behave, until):
 
 def test_a_canary_whose_instance_hangs_is_taken_back(host, both, load, behave, monkeypatch):
     _, green, _ = both
+    # A request that hangs is told from a slow one sooner: the shipped limit is 10 s.
     monkeypatch.setattr("tasks.domain.promotion.STALLED_SECONDS", 0.5)
     monkeypatch.setattr("tasks.domain.promotion.STALLED_TIMES", 2.0)
     behave(host.route(green), hang=True)

@@ -36,7 +36,7 @@ def test_what_somebody_changed_by_hand_is_put_back_after_a_while(api, fleet, mon
     api.edit("deployments", NAME, ("spec", "replicas"), 0)
     make(fleet)
     assert api.objects["deployments", NAME]["spec"]["replicas"] == 0
-    monkeypatch.setattr(fleet_module, "REPAIR_SECONDS", 0.0)
+    monkeypatch.setattr(fleet_module, "REPAIR_SECONDS", 0.0)  # its time has come: the clock is not waited for
     make(fleet)
     assert api.objects["deployments", NAME]["spec"]["replicas"] == 1
 
