@@ -2,8 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,7 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
-from tasks.disk import merge_bytes
+from tasks.disk import merge_bytes, merge_folder
 from tasks.domain.card import card_files, merge_config
 from tasks.domain.errors import DiskFull, InputError, PipelineError, TransientError
 from tasks.domain.jobs import Job
@@ -25,7 +26,8 @@ from tasks.runs import is_transient, start_run
 from tasks.settings import settings
 from tasks.sizes import run_options
 from tasks.sources.cards import ancestry
-from tasks.sources.room import reserved
+from tasks.sources.room import alone_in, reserved
+from tasks.store.garbage import bytes_under
 
 
 @task(name="merge", task_run_name="merge {job.name}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=is_transient)
@@ -65,17 +67,37 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     """Run the engine in a child process, write the card, adopt the result into the store, record how it was made."""
     store = open_store()
     folders = {role: store.get(digest).folder for role, digest in inputs.items()}
-    scratch = store.scratch(f"merge-{job.merge_key[:12]}-{uuid4().hex[:8]}")
-    config, out = scratch / "config.json", scratch / "out"
-    config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
-    with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
-        progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-        report = _run_engine(folders, [str(config), str(out)], progress)
-    _describe(job, folders, report, out)
-    artifact = store.adopt(out)
-    shutil.rmtree(scratch)
+    with _half_done(job) as scratch:
+        made = open_ledger().artifact_for(job.merge_key)
+        if made is not None and store.use(made.digest):
+            return made.digest
+        config, out = scratch / "config.json", scratch / "out"
+        shutil.rmtree(out, ignore_errors=True)  # whole, without its card: whoever merged it was ended just then
+        config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
+        missing = max(0, merge_bytes(job) - bytes_under(scratch))
+        with reserved(store.root / "room", missing, scratch, f"the merge {job.name}"):
+            progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
+            report = _run_engine(folders, [str(config), str(out)], progress)
+        _describe(job, folders, report, out)
+        artifact = store.adopt(out)
     _record(job, artifact, report, progress)
     return artifact.digest
+
+
+@contextmanager
+def _half_done(job: Job) -> Iterator[Path]:
+    """One folder for one merge, one run at a time: who comes after a kill goes on from what is on the disk there."""
+    scratch = open_store().scratch(merge_folder(job), outlives=True)
+    with alone_in(scratch):
+        goes_on = False
+        try:
+            yield scratch
+        except TransientError:
+            goes_on = True
+            raise
+        finally:
+            if not goes_on:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _run_engine(folders: dict[str, str], arguments: list[str], progress: ProgressBar) -> Event:
@@ -111,6 +133,8 @@ def _record(job: Job, artifact: Artifact, report: Event, progress: ProgressBar) 
     seconds, peak = float(report["seconds"]), report.get("peak_rss_bytes")
     open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=seconds, peak_bytes=peak)
     written = int(report["bytes_written"])
-    told = f"{size(written)} in {duration(seconds)}, {written / seconds / 1e9:.2f} GB/s, peak {size(peak)}"
+    resumed = int(report["resumed_bytes"])
+    before = f", {size(resumed)} of them by an attempt that was killed" if resumed else ""
+    told = f"{size(written)} in {duration(seconds)}, {written / seconds / 1e9:.2f} GB/s, peak {size(peak)}{before}"
     progress.end(told)
     get_run_logger().info("merged %s: artifact %s, %s", job.name, artifact.short, told)
