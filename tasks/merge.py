@@ -12,6 +12,7 @@ from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
 from tasks.disk import merge_bytes
+from tasks.domain.adapters import base_name
 from tasks.domain.card import card_files, merge_config
 from tasks.domain.errors import DiskFull, InputError, PipelineError, TransientError
 from tasks.domain.jobs import Job
@@ -70,7 +71,7 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
     with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
         progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-        report = _run_engine(folders, [str(config), str(out)], progress)
+        report = _run_engine(folders, *_engine(job, inputs, config, out), progress)
     _describe(job, folders, report, out)
     artifact = store.adopt(out)
     shutil.rmtree(scratch)
@@ -78,16 +79,27 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     return artifact.digest
 
 
-def _run_engine(folders: dict[str, str], arguments: list[str], progress: ProgressBar) -> Event:
+def _engine(job: Job, inputs: dict[str, Digest], config: Path, out: Path) -> tuple[str, list[str]]:
+    """The program that makes what the job asks for, a model or an adapter, and its arguments."""
+    adapter = job.lineage.adapter
+    if adapter is None:
+        return "tasks.engine", [str(config), str(out), "--json-lines"]
+    asked = ["--rank", str(adapter.rank), "--carry", adapter.carry, "--base-name", base_name(inputs["instruct"])]
+    return "tasks.engine.adapt", [str(config), str(out), *asked]
+
+
+def _run_engine(folders: dict[str, str], module: str, arguments: list[str], progress: ProgressBar) -> Event:
     """The engine in a child; TransientError where a folder went away under it, since a model was packed or unpacked."""
     try:
         return run_child(
-            "tasks.engine",
-            [*arguments, "--json-lines"],
+            module,
+            arguments,
             deadline_seconds=settings().evaluate_deadline_seconds,
             silence_seconds=settings().silence_seconds,
             records=settings().children,
             on_event=progress,
+            # Of an adapter's decompositions: more threads give other bytes, and wait for each other on busy cores.
+            told={"OPENBLAS_NUM_THREADS": "1"},
         )
     except InputError as refusal:
         gone = [folder for folder in folders.values() if not Path(folder).is_dir()]
