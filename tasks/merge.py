@@ -13,6 +13,7 @@ from prefect.runtime import task_run
 
 from tasks.child import Event, run_child
 from tasks.disk import merge_bytes, merge_folder
+from tasks.domain.adapters import base_name
 from tasks.domain.card import card_files, merge_config
 from tasks.domain.errors import DiskFull, InputError, PipelineError, TransientError
 from tasks.domain.jobs import Job
@@ -77,7 +78,7 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
         missing = max(0, merge_bytes(job) - bytes_under(scratch))
         with reserved(store.root / "room", missing, scratch, f"the merge {job.name}"):
             progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-            report = _run_engine(folders, [str(config), str(out)], progress)
+            report = _run_engine(folders, *_engine(job, inputs, config, out), progress)
         _describe(job, folders, report, out)
         artifact = store.adopt(out)
     _record(job, artifact, report, progress)
@@ -100,16 +101,27 @@ def _half_done(job: Job) -> Iterator[Path]:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run_engine(folders: dict[str, str], arguments: list[str], progress: ProgressBar) -> Event:
+def _engine(job: Job, inputs: dict[str, Digest], config: Path, out: Path) -> tuple[str, list[str]]:
+    """The program that makes what the job asks for, a model or an adapter, and its arguments."""
+    adapter = job.lineage.adapter
+    if adapter is None:
+        return "tasks.engine", [str(config), str(out), "--json-lines"]
+    asked = ["--rank", str(adapter.rank), "--carry", adapter.carry, "--base-name", base_name(inputs["instruct"])]
+    return "tasks.engine.adapt", [str(config), str(out), *asked]
+
+
+def _run_engine(folders: dict[str, str], module: str, arguments: list[str], progress: ProgressBar) -> Event:
     """The engine in a child; TransientError where a folder went away under it, since a model was packed or unpacked."""
     try:
         return run_child(
-            "tasks.engine",
-            [*arguments, "--json-lines"],
+            module,
+            arguments,
             deadline_seconds=settings().evaluate_deadline_seconds,
             silence_seconds=settings().silence_seconds,
             records=settings().children,
             on_event=progress,
+            # Of an adapter's decompositions: more threads give other bytes, and wait for each other on busy cores.
+            told={"OPENBLAS_NUM_THREADS": "1"},
         )
     except InputError as refusal:
         gone = [folder for folder in folders.values() if not Path(folder).is_dir()]
@@ -133,7 +145,7 @@ def _record(job: Job, artifact: Artifact, report: Event, progress: ProgressBar) 
     seconds, peak = float(report["seconds"]), report.get("peak_rss_bytes")
     open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=seconds, peak_bytes=peak)
     written = int(report["bytes_written"])
-    resumed = int(report["resumed_bytes"])
+    resumed = int(report.get("resumed_bytes", 0))
     before = f", {size(resumed)} of them by an attempt that was killed" if resumed else ""
     told = f"{size(written)} in {duration(seconds)}, {written / seconds / 1e9:.2f} GB/s, peak {size(peak)}{before}"
     progress.end(told)

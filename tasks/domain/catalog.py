@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from tasks.domain.adapters import AdapterRule, ServedAs, recipe_problems
 from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import Gate, parse_gate
@@ -84,6 +85,10 @@ class Target(Noun):
     """Nothing is published if it is not stated."""
     promotion: PromotionPolicy = PromotionPolicy()
     """How its channel is moved to what has passed the gate."""
+    endpoint: ServedAs | None = None
+    """As what it is served; as the family says if it is not stated."""
+    adapter: AdapterRule | None = None
+    """Of ``endpoint: adapters``; the family's if it is not stated."""
 
 
 class Serving(Noun):
@@ -109,6 +114,10 @@ class Family(Noun):
     tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
     targets: Mapping[Name, Target] = Field(min_length=1)
     serving: Serving = Serving()
+    endpoint: ServedAs = "models"
+    """As what its targets are served: each as a model of its own, or as adapters over one."""
+    adapter: AdapterRule | None = None
+    """Of ``endpoint: adapters``: the rank, and what is carried."""
     licences: tuple[str, ...] = ()
     """Ids as cards state them, such as ``apache-2.0``. A release is held if it, the base, or a model that either was
     made from states another, or none. Any will do if this is empty; what they ask is in the card of each merge."""
@@ -124,6 +133,31 @@ class Family(Noun):
                     f"target {name!r} asks for {missing}, but tuned_bases has only {sorted(self.tuned_bases)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _adapters_can_be_made_and_served(self) -> "Family":
+        problems = [f"target {name!r}: {told}" for name in self.targets for told in self._adapter_problems(name)]
+        if self.adapter and not any(self.adapter_of(name) for name in self.targets):
+            problems.append("adapter is stated, and no target has endpoint: adapters; state that, or leave it out")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def adapter_of(self, target: str) -> AdapterRule | None:
+        """How a target becomes an adapter; None where it is served as a model of its own."""
+        one = self.targets[target]
+        return one.adapter or self.adapter if (one.endpoint or self.endpoint) == "adapters" else None
+
+    def _adapter_problems(self, name: str) -> list[str]:
+        target = self.targets[name]
+        if (target.endpoint or self.endpoint) == "models":
+            return ["adapter has no effect with endpoint: models; leave it out"] if target.adapter else []
+        problems = recipe_problems(target.recipe)
+        if self.adapter_of(name) is None:
+            problems.append("endpoint: adapters needs a rank; state adapter: {rank: 64}, say")
+        if target.publish_to is not None:
+            problems.append("publish_to: an adapter is not published to a Hub; leave it out, or use endpoint: models")
+        return problems
 
 
 class Catalog(Noun):
@@ -145,6 +179,24 @@ class Catalog(Noun):
         if name not in targets:
             raise CatalogError(f"unknown target {name!r} of family {family!r}; it has {sorted(targets)}")
         return targets[name]
+
+    def require_servable(self, endpoint: str, serve_adapters: Collection[str]) -> "Catalog":
+        """The same catalog, if this endpoint can serve it.
+
+        Args:
+            endpoint: EMPELT_ENDPOINT.
+            serve_adapters: endpoints that serve adapters.
+
+        Raises:
+            CatalogError: naming every target that it cannot serve.
+        """
+        asking = [(f, name) for f in self.families.values() for name in f.targets if f.adapter_of(name)]
+        if asking and endpoint not in serve_adapters:
+            raise CatalogError(
+                f"adapters are not served at endpoint {endpoint!r} (EMPELT_ENDPOINT), only at {sorted(serve_adapters)}",
+                problems=[f"{f.family}: target {name!r} has endpoint: adapters; use models" for f, name in asking],
+            )
+        return self
 
     def only(self, targets: Collection[str]) -> "Catalog":
         """The same families with none but these targets; all of them if none is named.

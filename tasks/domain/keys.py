@@ -9,24 +9,28 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from tasks.domain.adapters import AdapterRule
 from tasks.domain.lineage import Lineage, canonical, fingerprint
 from tasks.domain.models import Digest
 from tasks.engine.recipe import Recipe
 
 
 def merge_key(lineage: Lineage) -> Digest:
-    """Digests of base, parents, tuned bases and instruct; the target; the recipe.
+    """Digests of base, parents, tuned bases and instruct; the target; the recipe; what kind of adapter, if it is one.
 
     The recipe enters by its own digest, which leaves defaults out: a parameter added later makes no stored merge due.
     """
     digests = {i.role: i.digest for i in lineage.ingredients}
     recipe = _recipe_digest(canonical(dict(lineage.recipe)))
-    return merge_key_of(lineage.target, digests, recipe)
+    return merge_key_of(lineage.target, digests, recipe, lineage.adapter)
 
 
-def merge_key_of(target: str, ingredients: Mapping[str, Digest], recipe: Digest) -> Digest:
-    """The same from its parts: role -> digest, and the recipe's digest, which many merges share."""
-    return fingerprint(kind="merge", target=target, ingredients=dict(ingredients), recipe=recipe)
+def merge_key_of(
+    target: str, ingredients: Mapping[str, Digest], recipe: Digest, adapter: AdapterRule | None = None
+) -> Digest:
+    """The same from its parts: role -> digest, the recipe's digest, which many merges share, and how it is adapted."""
+    more = {"adapter": adapter.model_dump()} if adapter else {}  # left out, so that other merges keep their keys
+    return fingerprint(kind="merge", target=target, ingredients=dict(ingredients), recipe=recipe, **more)
 
 
 @lru_cache(maxsize=1024)

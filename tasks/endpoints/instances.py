@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,6 +91,10 @@ class Instance:
         """Its process is on its way up, and its device is spoken for: two at once mis-size each other (vllm#55827)."""
         return self.started and self.state == "starting"
 
+    def answers_for(self, wish: Wish) -> "Instance":
+        """What is known of it as the one that answers for one of its adapters: neither flags nor facts name others."""
+        return replace(self, wish=wish, profile=replace(self.profile, adapters=()))
+
     def need(self) -> Need:
         """What it needs of a device."""
         files = self.artifact.files if self.artifact else ()
@@ -140,6 +144,7 @@ class Instance:
         """Take over a running instance that an earlier agent had hashed and started. It answers without a pause."""
         try:
             self.artifact = artifacts.get(self.wish.digest)
+            self.adapters = tuple(artifacts.get(one.digest) for one in self.profile.adapters)
         except ModelRefused as error:  # it answers from what it has mapped; it could not be started again
             logger.warning("%s runs, but %s", self.wish.name, error)
         self.pid, self.start_time, self.uds, self.started = listed.pid, listed.start_time, listed.uds, True

@@ -250,11 +250,12 @@ class Relay:
 
     @contextmanager
     def _counted(self, instance: InstanceRoute) -> Iterator[None]:
-        self.board.in_flight[instance.name] += 1
+        counted = (instance.name, instance.process) if instance.process else (instance.name,)
+        self.board.in_flight.update(counted)
         try:
             yield
         finally:
-            self.board.in_flight[instance.name] -= 1
+            self.board.in_flight.subtract(counted)
 
 
 def _head(kind: str, target: Target, instance: InstanceRoute, retries: int) -> list[Header]:

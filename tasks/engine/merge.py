@@ -160,7 +160,7 @@ def merge_configs(
             output.folder.check()
         for output in outputs:
             output.folder.commit()
-    seconds, peak = time.monotonic() - began, _peak_rss_bytes()
+    seconds, peak = time.monotonic() - began, peak_rss_bytes()
     return {
         out: _report(output, seconds, workers, peak, *figures[out]) for out, output in zip(plans, outputs, strict=True)
     }
@@ -256,7 +256,7 @@ def _report(
     )
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """VmHWM where there is a /proc. ru_maxrss survives exec, so a child would report the peak of its parent."""
     status = Path("/proc/self/status")
     if status.is_file():
