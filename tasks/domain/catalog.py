@@ -17,6 +17,7 @@ from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
 from tasks.domain.promotion import PromotionPolicy
+from tasks.domain.search import Search, fit_search
 from tasks.domain.yaml_lines import Document
 from tasks.engine.recipe import Recipe
 
@@ -89,6 +90,8 @@ class Target(Noun):
     """As what it is served; as the family says if it is not stated."""
     adapter: AdapterRule | None = None
     """Of ``endpoint: adapters``; the family's if it is not stated."""
+    search: Search | None = None
+    """Which recipes are tried where the gate has rejected this one; none if it is not stated."""
 
 
 class Serving(Noun):
@@ -231,6 +234,7 @@ def load_catalog(
     *,
     known: Collection[str] | None = None,
     requests_of: Callable[[str], int] | None = None,
+    dev: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Catalog:
     """Read the families called ``names`` (all of them if empty) and the gates that they use.
 
@@ -239,6 +243,7 @@ def load_catalog(
         names: of the families to read.
         known: the benchmarks that there are; None leaves those of the gates unchecked.
         requests_of: HTTP requests that a benchmark costs; None leaves the gates' budgets unchecked.
+        dev: what searches may ask, as ``fit_search`` takes it; None leaves that unchecked.
 
     Raises:
         CatalogError: listing every problem of every file: unknown keys, missing gates, gates that do not fit a target,
@@ -263,6 +268,9 @@ def load_catalog(
             problems.append(f"{document.where(('family',))}: {family.family!r} must equal the file's name {name!r}")
         families[name] = family
         for target_name, target in family.targets.items():
+            if target.search is not None:
+                said = fit_search(target.search, target.recipe, target.languages, dev)
+                problems += [f"{document.where(('targets', target_name, 'search'))}: {one}" for one in said]
             try:
                 gate, place = _load_gate(folder, document, target_name, target.gate, known)
                 fit_gate(gate, place.where, target.languages, known=known, requests_of=requests_of)
