@@ -113,7 +113,7 @@ def of_language(code: str, found: Sequence[str], least: float) -> Examined:
 
 def _half_tail(k: int, n: int) -> float:
     """Chance of at least ``k`` heads of ``n``."""
-    return math.fsum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+    return math.fsum(math.comb(n, i) for i in range(k, n + 1)) / float(2**n)
 
 
 def _tail_below(k: int, n: int, share: float) -> float:
