@@ -161,9 +161,7 @@ def paired_contrast(terms: Sequence[tuple[float, Sequence[Item]]]) -> Difference
     groups = _by_cluster(residuals, first.values())
     if groups is not None:
         stderr = _ratio_stderr(groups, total, binary=False)
-        return Difference(
-            mean, stderr, len(first), True, len(groups), skew=skewness(groups), kurtosis=kurtosis(groups)
-        )
+        return Difference(mean, stderr, len(first), True, len(groups), skew=skewness(groups), kurtosis=kurtosis(groups))
     if is_pair:
         table = (sum(d > 0.5 for d, _ in deltas), sum(d < -0.5 for d, _ in deltas))
         return Difference(mean, _ratio_stderr(residuals, total, binary=True), len(first), True, table=table)
