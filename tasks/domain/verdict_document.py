@@ -6,7 +6,7 @@ else; a key that is added changes nothing for those who read the others.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tasks.domain.cost import StageCost
 from tasks.domain.evidence import Kept
@@ -55,6 +55,8 @@ class RetentionLine(Noun):
 
 class VerdictDocument(Noun):
     """One verdict, with all that its page shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     document: Literal["empelt.verdict"] = "empelt.verdict"
     version: Literal[1] = 1
