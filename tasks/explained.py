@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect.logging import get_run_logger
@@ -23,8 +24,15 @@ from tasks.questions import asker
 from tasks.settings import settings
 
 
-def explained(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None) -> str:
-    """Write the decision as files, and return it as markdown."""
+def explained(
+    job: Job,
+    verdict: Verdict,
+    candidate: Candidate,
+    ended: str,
+    generation: int | None,
+    seconds: Mapping[str, float] | None = None,
+) -> str:
+    """Write the decision as files, and return it as markdown; ``seconds`` are those of the stages that were timed."""
     # Before matplotlib is imported, which is here and not above: it takes 2 s, and flows load this file.
     os.environ.setdefault("MPLCONFIGDIR", str(settings().home / "cache" / "matplotlib"))
     from tasks.pictures.page import draw, html_page
@@ -45,7 +53,7 @@ def explained(job: Job, verdict: Verdict, candidate: Candidate, ended: str, gene
             verdict,
             evidence,
             ask=asker(evidence) if evidence else None,
-            costs=costs(verdict, evidence, cost, {}),
+            costs=costs(verdict, evidence, cost, seconds or {}),
             trend=_trend(job),
         ),
     )

@@ -20,6 +20,7 @@ from tasks.evaluate import gate_of
 from tasks.explained import explained, key_of_verdict
 from tasks.order import in_order
 from tasks.runs import warn_of
+from tasks.timed import stage_seconds
 
 
 @task(name="judge", task_run_name="judge {job.name}", cache_policy=NO_CACHE)
@@ -79,5 +80,5 @@ def show_decision(job: Job, verdict: Verdict, candidate: Candidate, ended: str, 
 @task(name="explain", task_run_name="explain {job.name}: {ended}", cache_policy=NO_CACHE)
 def explain(job: Job, verdict: Verdict, candidate: Candidate, ended: str, generation: int | None = None) -> None:
     """The decision page, in the UI and as a file: what became of the candidate, what changed, why, and the way back."""
-    page = explained(job, verdict, candidate, ended, generation)
+    page = explained(job, verdict, candidate, ended, generation, stage_seconds())
     create_markdown_artifact(page, key=page_key("decision", job.family, job.target), description=f"{job.name}: {ended}")

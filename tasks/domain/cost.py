@@ -1,6 +1,7 @@
 """What a decision cost, stage by stage: seconds, bytes and requests, and the requests that early looks saved."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from tasks.domain.evidence import Evidence
 from tasks.domain.models import Evaluation, Noun
@@ -65,6 +66,39 @@ def costs(
         took = seconds.get("references")
         found["references"] = StageCost(stage="references", seconds=took, requests=sum(theirs), said=said)
     return tuple(found[name] for name in STAGES if name in found)
+
+
+def seconds_by_stage(runs: Sequence[tuple[str, datetime, datetime]]) -> dict[str, float]:
+    """Seconds of each stage, from name, begin and end of a job's ended task runs; what was not run is not there.
+
+    ``stage`` is what lies between the end of fetching and merging and the first question. Several questionings count
+    together, and what ran at once counts once.
+    """
+    kinds: dict[str, list[tuple[datetime, datetime]]] = {
+        name: [] for name in ("fetch", "merge", "evaluate", "references")
+    }
+    for name, began, ended in runs:
+        word, _, label = name.partition(" ")
+        kind = word if word in ("fetch", "merge") else None
+        if word in ("evaluate", "reference"):
+            kind = "evaluate" if "(candidate" in label else "references"
+        if kind is not None:
+            kinds[kind].append((began, ended))
+    found = {kind: _together(spans) for kind, spans in kinds.items() if spans and kind != "merge"}
+    made = [ended for kind in ("fetch", "merge") for _, ended in kinds[kind]]
+    if made and kinds["evaluate"]:
+        found["stage"] = max(0.0, (min(began for began, _ in kinds["evaluate"]) - max(made)).total_seconds())
+    return found
+
+
+def _together(spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Seconds in which at least one of ``spans`` lasted."""
+    total, until = 0.0, None
+    for began, ended in sorted(spans):
+        start = began if until is None else max(began, until)
+        total += max(0.0, (ended - start).total_seconds())
+        until = ended if until is None else max(until, ended)
+    return total
 
 
 def _live(evidence: Evidence) -> Sequence[Evaluation]:

@@ -78,8 +78,9 @@ def _of(check: Check, score: Score, evidence: Evidence) -> list[Needed]:
         margin = kept_gain(check, share, score, instruct, tuned)
         found += _unclear(check, f"{share:.0%} of tuned's gain kept", margin, 0.0)
     if score.n < check.min_items:
-        told = {"benchmark": check.benchmark, "limit": "the items that the gate asks for"}
-        found.insert(0, Needed(**told, seen=None, n=score.n, items=check.min_items))
+        asked_for = "the items that the gate asks for"
+        missing = Needed(benchmark=check.benchmark, limit=asked_for, seen=None, n=score.n, items=check.min_items)
+        found.insert(0, missing)
     return found
 
 

@@ -19,6 +19,9 @@ from tasks.pictures.trend import draw_trend
 EXAMPLES = 6
 """Items shown of each benchmark and direction: enough to see what changed, few enough for one page."""
 
+WIDEST = 0.25
+"""The greatest difference that an interval is drawn at; over a parent that cannot do a thing at all it is greater."""
+
 SCORES_CAPTION = (
     "Points are scores, lines their 95 % intervals. Bars are the gate's limits, the bold one the hardest to meet: for"
     " shares the candidate must be right of it, for bits per byte left. Losses are judged on differences item by item,"
@@ -83,7 +86,7 @@ def _scales(cells: Sequence[Cell]) -> dict[str, float]:
     found: dict[str, float] = {}
     for cell in cells:
         for one in cell.against:
-            ends = [abs(end) for end in (one.low, one.high, one.limit or 0.0) if abs(end) <= 1]
+            ends = [min(abs(end), WIDEST) for end in (one.low, one.high, one.limit or 0.0)]
             found[cell.check.metric] = max([found.get(cell.check.metric, 0.02), *ends])
     return found
 

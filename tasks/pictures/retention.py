@@ -8,7 +8,7 @@ from tasks.domain.evidence import Kept, mark
 from tasks.domain.verdict import Verdict
 from tasks.pictures.style import GAP, INK, LIMIT, beside, looks, new_figure, panel, to_svg, verdict_colour
 
-VALUES_PX, ROW_PX, HEAD_PX, AXIS_PX, TOP_PX = 252, 26, 34, 26, 4
+VALUES_PX, ROW_PX, HEAD_PX, AXIS_PX, TOP_PX = 284, 26, 34, 26, 4
 SHOWN = (0.0, 1.2)
 """What lies outside is drawn to the edge, and told as a number."""
 HEADS = {

@@ -57,6 +57,7 @@ def _draw_slice(axes: Axes, points: Sequence[TrendPoint], name: tuple[str, str])
 def _name_releases(axes: Axes, points: Sequence[TrendPoint]) -> None:
     room = max(1, round(len(points) * 17 * 6 / (WIDTH_PX - 128 - VALUES_PX)))
     shown = [(at, point) for at, point in enumerate(points) if at % room == 0 or at == len(points) - 1]
-    cut = [f"{p.release[: LONGEST_RELEASE - 1]}…" if len(p.release) > LONGEST_RELEASE else p.release for _, p in shown]
+    # The end of a name tells releases apart.
+    cut = [f"…{p.release[1 - LONGEST_RELEASE :]}" if len(p.release) > LONGEST_RELEASE else p.release for _, p in shown]
     axes.set_xticks([at for at, _ in shown], cut)
     axes.tick_params(axis="x", length=0, colors=MUTED, labelsize=8, pad=8)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.domain.cost import costs
+from tasks.domain.cost import costs, seconds_by_stage
 from tasks.domain.evidence import Evidence
 from tasks.domain.flips import worst_flips
 from tasks.domain.gate import parse_gate
@@ -165,3 +165,26 @@ def test_the_document_is_what_its_schema_says(evidence: Evidence) -> None:
 def test_what_was_never_measured_leaves_its_parts_out(evidence: Evidence) -> None:
     verdict = judge(GATE, evidence.candidate, evidence.parents, evidence.live)
     assert first_lines(insight(verdict, None)) == last_lines(insight(verdict, None)) == []
+
+
+def test_seconds_of_a_stage_are_those_in_which_it_lasted() -> None:
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+
+    def run(name: str, began: float, ended: float) -> tuple[str, datetime, datetime]:
+        return name, at + timedelta(seconds=began), at + timedelta(seconds=ended)
+
+    found = seconds_by_stage(
+        [
+            run("fetch base: llama", 0, 4),
+            run("fetch instruct: llama-v2", 1, 6),  # at once with the other
+            run("merge v2 x eu", 6, 20),
+            run("reference outputs of v2 x eu (candidate)", 31, 32),
+            run("evaluate v2 x eu (candidate)", 32, 40),
+            run("evaluate instruct parent", 40, 43),
+            run("evaluate live v1", 43, 44),
+            run("evaluate v2 x eu (candidate, look 2)", 44, 50),
+            run("judge v2 x eu", 50, 51),
+        ]
+    )
+    assert found == {"fetch": 6, "stage": 11, "evaluate": 15, "references": 4}
+    assert seconds_by_stage([]) == {}
