@@ -14,7 +14,7 @@ from tasks.domain.card_adapter import about_adapter, energy_kept
 from tasks.domain.licences import LICENCE_FILE, Ancestor, Inherited, inherit, titled
 from tasks.domain.lineage import Ingredient, Lineage, content_digest
 from tasks.domain.models import Digest, FileDigest
-from tasks.domain.report import plain
+from tasks.domain.report_text import plain
 
 CARD = "README.md"
 RANDOM_METHODS = ("dare", "della")
