@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from prefect import task
@@ -35,14 +37,35 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
     if known is not None and open_store().use(known[0]):
         get_run_logger().info("merge %s exists: artifact %s", job.merge_key[:12], known[0][:12])
         return known[0]
+    name = run_on_gpu(job, inputs, f"{job.merge_key}:{fence}")
+    made = open_ledger().artifact_for(job.merge_key)
+    if made is None:
+        raise TransientError(f"merge run {name} completed, but no artifact is recorded for {job.merge_key[:12]}")
+    return made[0]
+
+
+def run_on_gpu(job: Job, inputs: dict[str, Digest], key: str, **more: Any) -> str:
+    """One run of ``merge-candidate`` on the gpu pool, to its end; its name.
+
+    Args:
+        job: what is merged.
+        inputs: role -> digest.
+        key: under which Prefect gives back a run that there is already.
+        more: further parameters of the flow.
+
+    Raises:
+        InputError: the merge was refused, or somebody cancelled it: it is not made again by itself.
+        DiskFull: or there is no room.
+        TransientError: it ended otherwise.
+    """
     run = start_run(
         "merge-candidate/gpu",
         wait=True,
-        parameters={"job": job.model_dump(mode="json"), "inputs": inputs},
+        parameters={"job": job.model_dump(mode="json"), "inputs": inputs, **more},
         flow_run_name=f"merge {job.name}",
         tags=[job.family, job.target, job.release.ref.slug],
         # Another number for each try: under the same key Prefect would give back the run that has crashed.
-        idempotency_key=f"{job.merge_key}:{fence}:{task_run.get_run_count() or 1}",
+        idempotency_key=f"{key}:{task_run.get_run_count() or 1}",
         **run_options(job, inputs),
     )
     state = run.state
@@ -54,10 +77,7 @@ def merge_on_gpu(job: Job, inputs: dict[str, Digest], fence: int) -> Digest:
         )
         kind = DiskFull if "DiskFull" in message else kind
         raise kind(f"merge run {run.name} ended as {state.name if state else 'unknown'}: {message}")
-    made = open_ledger().artifact_for(job.merge_key)
-    if made is None:
-        raise TransientError(f"merge run {run.name} completed, but no artifact is recorded for {job.merge_key[:12]}")
-    return made[0]
+    return str(run.name)
 
 
 @task(name="graft", task_run_name="graft {job.name}", cache_policy=NO_CACHE)
@@ -70,15 +90,15 @@ def graft(job: Job, inputs: dict[str, Digest]) -> Digest:
     config.write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
     with reserved(store.root / "room", merge_bytes(job), scratch, f"the merge {job.name}"):
         progress = ProgressBar(page_key("merge", job.family, job.target), f"Merge {job.name}")
-        report = _run_engine(folders, [str(config), str(out)], progress)
-    _describe(job, folders, report, out)
+        report = run_engine(folders, [str(config), str(out)], progress)
+    describe(job, folders, report, out)
     artifact = store.adopt(out)
     shutil.rmtree(scratch)
-    _record(job, artifact, report, progress)
+    record_merge(job, artifact, report, progress)
     return artifact.digest
 
 
-def _run_engine(folders: dict[str, str], arguments: list[str], progress: ProgressBar) -> Event:
+def run_engine(folders: dict[str, str], arguments: list[str], on_event: Callable[[Event], None]) -> Event:
     """The engine in a child; TransientError where a folder went away under it, since a model was packed or unpacked."""
     try:
         return run_child(
@@ -87,7 +107,7 @@ def _run_engine(folders: dict[str, str], arguments: list[str], progress: Progres
             deadline_seconds=settings().evaluate_deadline_seconds,
             silence_seconds=settings().silence_seconds,
             records=settings().children,
-            on_event=progress,
+            on_event=on_event,
         )
     except InputError as refusal:
         gone = [folder for folder in folders.values() if not Path(folder).is_dir()]
@@ -96,7 +116,7 @@ def _run_engine(folders: dict[str, str], arguments: list[str], progress: Progres
         raise TransientError(f"{', '.join(gone)} went away during the merge; it begins again") from refusal
 
 
-def _describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> None:
+def describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> None:
     """Write the card, and the licence where it is none of the Hub's, beside what the engine made."""
     models = [(part.ref, Path(folders[part.role])) for part in job.lineage.ingredients]
     licence = out / LICENCE_FILE
@@ -106,7 +126,7 @@ def _describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> No
         (out / name).write_text(text, encoding="utf-8")
 
 
-def _record(job: Job, artifact: Artifact, report: Event, progress: ProgressBar) -> None:
+def record_merge(job: Job, artifact: Artifact, report: Event, progress: ProgressBar) -> None:
     """Put down what was made and what it took: in the ledger, the progress artifact and the log."""
     seconds, peak = float(report["seconds"]), report.get("peak_rss_bytes")
     open_ledger().record_artifact(job.merge_key, artifact, job.lineage, seconds=seconds, peak_bytes=peak)
