@@ -74,7 +74,9 @@ def build_job(family: Family, target_name: str, release: Release, look: Look = l
         adapter=family.adapter_of(target_name),
     )
     gate = catalog.gate_of(target).digest()
-    return Job(release=release, target=target_name, channel=target.channel, gate_digest=gate, lineage=lineage)
+    search = target.search.digest() if target.search else None
+    named = {"target": target_name, "channel": target.channel}
+    return Job(release=release, **named, gate_digest=gate, lineage=lineage, search=search)
 
 
 def job_keys(family: Family, target_name: str, releases: Iterable[Release], look: Look) -> dict[Digest, Digest]:
@@ -83,11 +85,12 @@ def job_keys(family: Family, target_name: str, releases: Iterable[Release], look
     gate, recipe = open_catalog().gate_of(target).digest(), target.recipe.digest()
     others = {role: digest for role, (_, digest) in _found(family, target, look)}
     adapter = family.adapter_of(target_name)
+    search = target.search.digest() if target.search else None
     found: dict[Digest, Digest] = {}
     for release in releases:
         merge = merge_key_of(target_name, {**others, "instruct": release.content_digest}, recipe, adapter)
         names = {"family": family.family, "release": release.content_digest, "target": target_name}
-        found[release.content_digest] = job_key(**names, merge=merge, gate=gate)
+        found[release.content_digest] = job_key(**names, merge=merge, gate=gate, search=search)
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.domain.lineage import Lineage
-from tasks.domain.report import plain
+from tasks.domain.report_text import plain
 
 Report = Mapping[str, Any]
 OUTSIDE = "outside the layers"

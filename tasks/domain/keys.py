@@ -64,6 +64,9 @@ def verdict_key(*, artifact: Digest, gate: Digest, references: Mapping[str, Dige
     return fingerprint(kind="verdict", artifact=artifact, gate=gate, references=dict(references))
 
 
-def job_key(*, family: str, release: Digest, target: str, merge: Digest, gate: Digest) -> Digest:
-    """One job of ``remerge_release``: this release, this target, this merge, this gate."""
-    return fingerprint(kind="job", family=family, release=release, target=target, merge=merge, gate=gate)
+def job_key(
+    *, family: str, release: Digest, target: str, merge: Digest, gate: Digest, search: Digest | None = None
+) -> Digest:
+    """One job of ``remerge_release``: this release, this target, this merge, this gate, this search if any."""
+    more = {} if search is None else {"search": search}
+    return fingerprint(kind="job", family=family, release=release, target=target, merge=merge, gate=gate, **more)

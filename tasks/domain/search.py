@@ -28,6 +28,8 @@ COLLAPSES_FROM = 1.5
 PLAIN_SUMS = ("linear", "task_arithmetic")
 PER_REQUEST = 64
 """Prompts in one request to the completions endpoint; the chat endpoint takes one question at a time."""
+TEXT, ANSWERS = "text ", "answers "
+"""How the names of the sets begin."""
 Weights = tuple[Annotated[float, Field(gt=0, le=4)], ...]
 
 
@@ -80,10 +82,6 @@ class Sum(Noun):
     bits: float = 0.0
     size: int = 0
 
-    def plus(self, other: "Sum") -> "Sum":
-        """Both together."""
-        return Sum(bits=self.bits + other.bits, size=self.size + other.size)
-
     @property
     def rate(self) -> float:
         """Bits per byte.
@@ -96,17 +94,37 @@ class Sum(Noun):
         return self.bits / self.size
 
 
+class Asked(Noun):
+    """What a model is heard on: a text as it is, or a question and an answer to it as token ids."""
+
+    text: str
+    """The text, or the answer: its bytes are counted."""
+    tokens: tuple[int, ...] = ()
+    """Question and answer; empty for a text."""
+    start: int = 1
+    """Place of the first token that counts: nothing is before a text's first one, and a question is not answered."""
+
+
+Sets = Mapping[str, tuple[Asked, ...]]
+"""``text eu``, ``answers en`` -> what is asked, the same for every model; a round's items are the first ones."""
+
+
 class Heard(Noun):
     """What was heard of one model: by language its texts, and the instruct parent's answers."""
 
     texts: Mapping[str, Sum] = {}
     answers: Sum = Sum()
 
-    def plus(self, other: "Heard") -> "Heard":
-        """Of more items."""
-        names = list(dict.fromkeys([*self.texts, *other.texts]))
-        texts = {name: self.texts.get(name, Sum()).plus(other.texts.get(name, Sum())) for name in names}
-        return Heard(texts=texts, answers=self.answers.plus(other.answers))
+
+def heard_of(bits: Mapping[str, Sequence[float]], sets: Sets, upto: int) -> Heard:
+    """What a model needs for the first ``upto`` of each set that it was heard on, from the bits of each item."""
+    sums = {}
+    for name, values in bits.items():
+        size = sum(len(one.text.encode()) for one in sets[name][:upto])
+        sums[name] = Sum(bits=sum(values[:upto]), size=size)
+    answers = [own for name, own in sums.items() if name.startswith(ANSWERS)]
+    texts = {name.removeprefix(TEXT): own for name, own in sums.items() if name.startswith(TEXT)}
+    return Heard(texts=texts, answers=Sum(bits=sum(o.bits for o in answers), size=sum(o.size for o in answers)))
 
 
 class Worth(NamedTuple):
@@ -201,7 +219,9 @@ def fit_search(
     except ValueError as error:
         return [f"grid: {said}" for said in str(error).splitlines()]
     problems = []
-    for kind, codes in (("texts", languages), ("questions", search.answers)) if dev is not None else ():
+    for kind, codes in (("texts", languages), ("questions", search.answers)):
+        if dev is None:
+            break
         there, most = dev[kind], search.items[-1]
         problems += [f"no dev {kind} in {code!r}; there are {sorted(there)}" for code in codes if code not in there]
         problems += [
@@ -220,13 +240,16 @@ def fit_search(
 
 def requests_of(search: Search, recipes: int, languages: int) -> int:
     """HTTP requests of a whole search, if nothing has to be sent twice and nothing is on record."""
-    total, heard, left = 0, 0, recipes
+
+    def hearing(new: int) -> int:
+        return (languages + len(search.answers)) * -(-new // PER_REQUEST)
+
+    most = search.items[-1]
+    # Parents are heard at once on everything: the instruct parent answers first, tuned ones read their own texts.
+    total = most * len(search.answers) + hearing(most) + languages * -(-most // PER_REQUEST)
+    heard, left = 0, recipes
     for upto in search.items:
-        new = upto - heard
-        texts, answers = -(-new * languages // PER_REQUEST), -(-new * len(search.answers) // PER_REQUEST)
-        # The instruct parent says its answers, and is heard on both; each tuned parent on its own texts.
-        total += new * len(search.answers) + texts + answers + languages * -(-new // PER_REQUEST)
-        total += left * (texts + answers)
+        total += left * hearing(upto - heard)
         heard, left = upto, halved(left)
     return total
 

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 from deployments.judging import Asked, judge_model
-
 from tasks.domain.errors import PipelineError
 from tasks.domain.gate import parse_gate
 from tasks.domain.verdict import Verdict

@@ -31,7 +31,8 @@ def key_of(seed: int, tensor: str, model: int) -> np.uint64:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def uniform(key: np.uint64, place: np.int64) -> np.float32:
     """A multiple of 2^-24 in [0, 1) for the element at this flat place."""
-    return _share(_hashed(np.uint32(place), np.uint32(key), _second(key, place)))
+    share: np.float32 = _share(_hashed(np.uint32(place), np.uint32(key), _second(key, place)))
+    return share
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

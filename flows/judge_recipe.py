@@ -1,0 +1,63 @@
+"""One recipe of a job: merge, put up beside the live model, evaluate, judge, publish what is stronger."""
+
+from typing import NamedTuple
+
+from flows.publish_model import publish_model
+from tasks.domain.jobs import Candidate, Job, PublishRequest
+from tasks.domain.models import Digest
+from tasks.domain.records import JobOutcome
+from tasks.domain.verdict import Verdict
+from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
+from tasks.judge import judge_candidate, verdict_name
+from tasks.merge import merge_on_gpu
+from tasks.promotions import published
+from tasks.stage import staged
+from tasks.taking_looks import take_looks
+
+
+class Judged(NamedTuple):
+    """How one recipe of a job ended."""
+
+    ended: str
+    """Name of the state of the job's run."""
+    outcome: JobOutcome
+    reasons: str
+    request: PublishRequest
+    """What would make it live, or has."""
+    verdict: Verdict
+    candidate: Candidate
+    generation: int
+    """Of the channel now."""
+
+
+def judge_recipe(job: Job, inputs: dict[str, Digest], fence: int, *, by_itself: bool) -> Judged:
+    """Bring the job's recipe to an end, which a rejection is too.
+
+    Args:
+        job: the lineage has the recipe.
+        inputs: role -> digest of the models that are merged.
+        fence: of the claim: a stale attempt publishes nothing.
+        by_itself: whether the watch started the run.
+    """
+    digest = merge_on_gpu(job, inputs, fence)
+    with staged(job.family, digest, job.channel, job.release.ref) as ready:
+        candidate, scores = evaluate_candidate(job, ready)
+        parents = evaluate_references(job, candidate)
+        generation, live = evaluate_live(job, candidate)
+        scores, stop = take_looks(job, ready, scores, parents, live)
+        verdict = judge_candidate(job, scores, parents, live, by_itself=by_itself, stop=stop)
+        (ended, outcome), reasons = verdict_name(job, verdict), " ".join(verdict.reasons)
+        request = PublishRequest(
+            family=job.family,
+            target=job.target,
+            channel=job.channel,
+            artifact_digest=digest,
+            release=job.release.ref,
+            expected_generation=generation,
+            fence=fence,
+            claim_key=job.key,
+            reason=verdict.reasons[-1],
+        )
+        if outcome == "published":
+            ended, outcome, generation, reasons = published(publish_model(request), reasons)
+    return Judged(ended, outcome, reasons, request, verdict, candidate, generation)
