@@ -22,6 +22,7 @@ from tasks.endpoints.placement import Device, Placement, place
 from tasks.endpoints.probe import GatewayState, ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
+from tasks.endpoints.proving import Proving
 from tasks.endpoints.report import Report
 from tasks.endpoints.routes import Routes, read_routes, write_routes
 from tasks.endpoints.shared_instances import Sharing
@@ -104,6 +105,7 @@ class Agent:
             drain_seconds=drain_seconds,
             on_drained=lambda name, ended, seconds: self._told.drained(channel_of(name), ended, seconds),
         )
+        self._proving = Proving(state, self._executor)
         self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
         self._last_trouble = ""
@@ -135,7 +137,7 @@ class Agent:
             return
         listed = self._listed()
         for instance in self.instances.values():
-            instance.watch(listed)
+            instance.watch(listed, self._prove)
         if listed is None and not self.instances:
             return  # just begun: until it is known what runs, the routes stay as they are
         placement, wishes = self._place(self._desired, listed or {})
@@ -154,6 +156,13 @@ class Agent:
     def _seen(self) -> list[Instance]:
         """Every instance, and once more for each adapter that one answers for, as that is asked for by name."""
         return [*(one for _, one in sorted(self.instances.items())), *self._sharing.answering(self.instances)]
+
+    def _prove(self, one: Instance) -> str | None:
+        """Whether a start that no flow checks is the judged model; None while it is asked, or its image is unknown."""
+        if self._facts is None:
+            return None
+        pinned = f"{one.wish.channel}@{one.wish.digest[:12]}"
+        return self._proving.problem(one.uds, pinned, one.wish.digest, one.profile.facts(image=self._facts.image))
 
     def _listed(self) -> Mapping[str, Listed] | None:
         """What the launcher runs; None while it does not answer, and then it is started again if it has ended."""
@@ -187,7 +196,7 @@ class Agent:
             if instance is None:
                 instance = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
                 if wish.name in alive and not self._drain.has(wish.name):
-                    instance.adopt(listed[wish.name], self.artifacts)
+                    instance.adopt(listed[wish.name], self.artifacts, is_routed=wish.name in self._routes.instances)
             instance.renew(wish)
             instance.prepare(self.artifacts, self._executor)
             if not instance.given_up:

@@ -216,7 +216,10 @@ class Relay:
     ) -> None:
         is_stream = bool(asked.fields.get("stream"))
         body, began = asked.to(instance.pinned), time.monotonic()
-        async with self.upstream.ask(instance, asked.path, body, asked.headers, is_stream=is_stream) as response:
+        asking = self.upstream.ask(
+            instance, asked.path, body, asked.headers, is_stream=is_stream, is_fresh=tries.count > 0
+        )
+        async with asking as response:
             if not response.kind.startswith("text/event-stream"):
                 answer = await response.whole(instance.pinned)
                 self._hear(target, told, answer.body)

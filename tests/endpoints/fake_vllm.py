@@ -11,6 +11,7 @@ start, as ``behaves``:
     empty   200, and no word
     text    what it says, instead of its name
     status  with this error; ``times``: only so often
+    stale   it closes a kept connection when that is used again, as one that closes idle connections too soon
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
@@ -34,6 +35,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import scored
@@ -60,6 +62,7 @@ CALM = {
     "text": "",
     "status": 0,
     "reset": False,
+    "stale": False,
     "hang": False,
     "served": [],
     "says": "",
@@ -71,6 +74,8 @@ CALM = {
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
 CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
+used: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+"""Connections that have brought a request."""
 behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
@@ -107,6 +112,11 @@ async def misbehave(request: Request, asked: dict) -> Response | None:
 
 async def complete(request: Request) -> Response:
     asked = await request.json()
+    transport = request._receive.__self__.transport
+    if behaviour["stale"] and transport in used:
+        transport.abort()
+        return Response()
+    used.add(transport)
     if (fault := await misbehave(request, asked)) is not None:
         return fault
     if "prompt_logprobs" in asked and not behaviour["abort"]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused, WrongModel
+from tasks.domain.errors import InputError, ModelRefused, PipelineError, PromotionRefused, WrongModel
 from tasks.domain.models import Artifact
 from tasks.domain.outputs import reference_key
 from tasks.endpoints.promotion import step_name
@@ -106,8 +106,12 @@ class Play:
 
     def _roll_back(self, *, is_warm: bool) -> float:
         """To what the channel served before, by the same switch."""
-        before, now = self.host.ledger.served_before(CHANNEL)[0], self.host.ledger.channel(CHANNEL)
-        assert now is not None
+        served, now = self.host.ledger.served_before(CHANNEL), self.host.ledger.channel(CHANNEL)
+        if not served or now is None:
+            raise InputError(
+                f"{CHANNEL} cannot go back: it has served nothing before, since an earlier promotion failed"
+            )
+        before = served[0]
         began = time.monotonic()
         state = self.host.switch(before.artifact_digest, before.release, now.generation)
         at = time.monotonic()
