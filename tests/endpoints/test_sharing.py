@@ -7,6 +7,9 @@ import pytest
 
 from tasks.domain.adapters import base_name
 from tasks.domain.errors import ModelRefused
+from tasks.domain.outputs import compare
+from tasks.domain.prompts import prompts_for
+from tasks.endpoints.outputs import ask_outputs
 from tasks.endpoints.placement import GIB, Device
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
@@ -15,6 +18,7 @@ from tasks.endpoints.wishes import Wish, instance_name
 from tests.endpoints.serving_host import RELEASE
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
+PROMPTS = prompts_for(("eu", "gl"))[:4]
 V2, V3 = "2" * 64, "3" * 64
 EU, GL, CA, EU_NEW = "e" * 64, "6" * 64, "c" * 64, "f" * 64
 OVER_V2 = dict.fromkeys((EU, GL, CA, EU_NEW), V2)
@@ -154,7 +158,9 @@ def test_adapters_go_the_whole_way_over_one_instance_and_back(host, make_artifac
     basque.publish(eu)
     assert host.answer("eu") == (eu.digest, "1")
     (first,) = running(host)
+    judged = ask_outputs(host.gateway.url, f"eu@{eu.short}", PROMPTS)
     wanted, ready = galician.stage(gl)
+    others = ask_outputs(host.gateway.url, ready.model, PROMPTS)
     assert (ready.model, "adapters" in ready.serving) == (f"gl@{gl.short}", False)
     assert host.answer(ready.model) == (gl.digest, None), "the candidate is asked by its own name, before any switch"
     assert read_routes(host.gateway.routes).instances[f"eu-{eu.short}"].process == first.name
@@ -167,6 +173,9 @@ def test_adapters_go_the_whole_way_over_one_instance_and_back(host, make_artifac
     assert [host.answer(name) for name in ("eu", "gl", f"eu@{eu.short}")] == [
         (eu.digest, "1"), (gl.digest, "1"), (eu.digest, "1"),
     ]  # fmt: skip
+    moved = ask_outputs(host.gateway.url, f"eu@{eu.short}", PROMPTS)
+    assert compare(judged.answers, moved.answers, 0.01).problems == (), "what moved to another instance says what it said"
+    assert compare(judged.answers, others.answers, 0.01).problems, "another adapter of the same instance does not"
     basque.publish(better)
     until(lambda: len(running(host)) == 1, what="one instance for three")
     (three,) = running(host)
