@@ -48,8 +48,8 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
         reserve_room(job)
         inputs = fetch_all(job)
         end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None)
-        if end.outcome == "rejected" and job.search:
-            # Its own recipe first: a search is asked only where that is not good enough.
+        if end.outcome == "rejected" and job.search and end.candidate.serving:
+            # Its own recipe first: a search is asked only where that could be served and is not good enough.
             better = search_recipe(job, inputs, held.fence, end.candidate.serving)
             job = better or job
             end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None) if better else end

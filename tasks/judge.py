@@ -1,12 +1,13 @@
 """Prefect tasks that turn scores into a verdict, and show it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.domain.examination import Examined
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.looks import Stop
 from tasks.domain.models import Evaluation
@@ -14,7 +15,7 @@ from tasks.domain.overview import page_key
 from tasks.domain.records import JobOutcome
 from tasks.domain.report import gate_rows
 from tasks.domain.report_text import plain
-from tasks.domain.verdict import Verdict, judge_at
+from tasks.domain.verdict import Verdict, judge_at, with_examined
 from tasks.doors import open_catalog, open_ledger
 from tasks.evaluate import gate_of
 from tasks.explained import explained, key_of_verdict
@@ -31,10 +32,15 @@ def judge_candidate(
     live: Evaluation | None,
     by_itself: bool = False,
     stop: Stop | None = None,
+    examined: Sequence[Examined] = (),
 ) -> Verdict:
     """The verdict of the target's gate, in the ledger and as a table in the UI; ``by_itself``: nobody asked for it."""
-    judged = judge_at(gate_of(job), scores, parents, live, stop)
-    verdict = in_order(job, judged) if by_itself else judged
+    judged = with_examined(judge_at(gate_of(job), scores, parents, live, stop), examined)
+    return record_judged(job, in_order(job, judged) if by_itself else judged)
+
+
+def record_judged(job: Job, verdict: Verdict) -> Verdict:
+    """Put a verdict down: in the ledger, as the gate's table in the UI, in the log."""
     open_ledger().record_verdict(
         key_of_verdict(verdict),
         job.key,
@@ -43,12 +49,10 @@ def judge_candidate(
         family=job.family,
         target=job.target,
     )
-    create_table_artifact(
-        gate_rows(verdict),
-        key=page_key("gate", job.family, job.target),
-        description=plain(f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons)),
-    )
-    get_run_logger().info("%s: %s. %s", job.name, verdict.outcome, " ".join(verdict.reasons))
+    said = f"{job.name}: {verdict.outcome}. {' '.join(verdict.reasons)}"
+    key = page_key("gate", job.family, job.target)
+    create_table_artifact(gate_rows(verdict), key=key, description=plain(said))
+    get_run_logger().info("%s", said)
     return verdict
 
 

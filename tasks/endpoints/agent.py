@@ -183,7 +183,7 @@ class Agent:
         alive = {name for name, entry in listed.items() if entry.alive}
         for wish in self._sharing.recall(alive - set(self.instances)):
             one = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
-            one.adopt(listed[wish.name], self.artifacts)
+            one.adopt(listed[wish.name], self.artifacts, is_routed=self._routes.has(wish.name))
         running = alive | {name for name, one in self.instances.items() if one.started}
         failing = {name for name, one in self.instances.items() if one.state == "failed"}
         hopeless = {name for name, one in self.instances.items() if one.is_hopeless}
@@ -196,7 +196,7 @@ class Agent:
             if instance is None:
                 instance = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
                 if wish.name in alive and not self._drain.has(wish.name):
-                    instance.adopt(listed[wish.name], self.artifacts, is_routed=wish.name in self._routes.instances)
+                    instance.adopt(listed[wish.name], self.artifacts, is_routed=self._routes.has(wish.name))
             instance.renew(wish)
             instance.prepare(self.artifacts, self._executor)
             if not instance.given_up:

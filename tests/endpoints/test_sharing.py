@@ -174,7 +174,9 @@ def test_adapters_go_the_whole_way_over_one_instance_and_back(host, make_artifac
         (eu.digest, "1"), (gl.digest, "1"), (eu.digest, "1"),
     ]  # fmt: skip
     moved = ask_outputs(host.gateway.url, f"eu@{eu.short}", PROMPTS)
-    assert compare(judged.answers, moved.answers, 0.01).problems == (), "what moved to another instance says what it said"
+    assert compare(judged.answers, moved.answers, 0.01).problems == (), (
+        "what moved to another instance says what it said"
+    )
     assert compare(judged.answers, others.answers, 0.01).problems, "another adapter of the same instance does not"
     basque.publish(better)
     until(lambda: len(running(host)) == 1, what="one instance for three")
