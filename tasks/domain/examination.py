@@ -122,4 +122,4 @@ def _half_tail(k: int, n: int) -> float:
 
 def _tail_below(k: int, n: int, share: float) -> float:
     """Chance of at most ``k`` of ``n``, each with ``share``."""
-    return math.fsum(math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(k + 1))
+    return math.fsum(math.comb(n, i) * math.pow(share, i) * math.pow(1 - share, n - i) for i in range(k + 1))
