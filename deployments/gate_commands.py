@@ -16,7 +16,7 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     from tasks.store.ledger import Ledger
 
-UsageError = typer.BadParameter.__base__ or Exception
+UsageError: Any = typer.BadParameter.__base__
 """Of typer, which has its own copy of click and names only this one's child."""
 JUDGE = "judge"
 BROKEN = 3

@@ -117,7 +117,7 @@ def of_language(found: Sequence[tuple[str, str]], floors: Mapping[str, float]) -
 
 def _half_tail(k: int, n: int) -> float:
     """Chance of at least ``k`` heads of ``n``."""
-    return math.fsum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+    return math.ldexp(math.fsum(math.comb(n, i) for i in range(k, n + 1)), -n)
 
 
 def _tail_below(k: int, n: int, share: float) -> float:
