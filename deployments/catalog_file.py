@@ -21,6 +21,7 @@ import yaml
 from tasks.domain.catalog import Catalog, load_catalog
 from tasks.domain.errors import CatalogError, InputError
 from tasks.domain.yaml_lines import Document
+from tasks.harness.selection import dev_sets
 from tasks.harness.suite import known_benchmarks, requests_of
 
 _PLAIN = re.compile(r"[\w./@+-]+( [\w./@+-]+)*")
@@ -97,7 +98,7 @@ class CatalogFile:
             if Document(beside / self.path.name).data != self._wanted:  # aliases: what is read is not where it stands
                 raise CatalogError(f"{self.path} is laid out in a way that is not edited here; add the lines by hand")
             try:
-                return load_catalog(beside, names, known=known_benchmarks(), requests_of=requests_of)
+                return load_catalog(beside, names, known=known_benchmarks(), requests_of=requests_of, dev=dev_sets())
             except CatalogError as error:
                 raise _renamed(error, scratch, str(self.catalog)) from error
 

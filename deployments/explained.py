@@ -79,7 +79,7 @@ def _verdict(verdict: Told) -> list[str]:
         columns = ("critical slice", "metric", "score", "n", "limit", "parents", "live", "")
         shown = table(columns, [_cells(row) for row in verdict["critical"]])
         lines += [f"    {line}" for line in shown.splitlines()]
-    return lines
+    return [*lines, f"  page         {verdict['page']}"] if verdict["page"] else lines
 
 
 def _cells(row: Told) -> tuple[str, ...]:

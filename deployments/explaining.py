@@ -3,9 +3,11 @@
 The ledger is asked first and the Hub where it answers; nothing is recorded.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from deployments.planning import plan_family
@@ -156,14 +158,14 @@ def _job(settings: Settings, row: PlanRow) -> Told:
         **{"revision": row.release.ref.revision, "standing": row.standing, "why": row.reason},
         "outcome": end.outcome if end else None,
         "attempts": len(attempts),
-        "verdict": _verdict(verdict) if verdict else None,
+        "verdict": _verdict(settings, verdict) if verdict else None,
         "runs": [run_address(settings, run) for run in dict.fromkeys(runs) if re.fullmatch(r"[0-9a-f-]{36}", run)],
         "due_again": _due_again(row),
     }
 
 
-def _verdict(fact: VerdictFact) -> Told:
-    """Outcome, reasons, and the scores of the slices that a comparison with the live model goes by."""
+def _verdict(settings: Settings, fact: VerdictFact) -> Told:
+    """Outcome, reasons, scores of the slices that a comparison with the live model goes by, and the page's files."""
     rows = [row for row in fact.payload.get("rows", ()) if row.get("critical")]
     kept = ("benchmark", "metric", "score", "stderr", "n", "limit", "parents", "live", "ok")
     return {
@@ -171,7 +173,18 @@ def _verdict(fact: VerdictFact) -> Told:
         "at": fact.at.isoformat(),
         "reasons": list(fact.payload.get("reasons", ())),
         "critical": [{name: row.get(name) for name in kept} for row in rows],
+        **page_of(settings.home, fact),
     }
+
+
+def page_of(home: Path, fact: VerdictFact) -> Told:
+    """``page``: where the verdict's page lies; ``document``: the same as JSON, by the schema ``empelt.verdict``."""
+    pages = sorted((home / "reports" / f"{fact.family}-{fact.target}").glob(f"*-{fact.verdict_key[:12]}.html"))
+    if not pages:
+        return {"page": None, "document": None}
+    document = pages[0].with_suffix(".json")
+    told = json.loads(document.read_text(encoding="utf-8")) if document.is_file() else None
+    return {"page": str(pages[0]), "document": told}
 
 
 def _due_again(row: PlanRow) -> str:
@@ -222,7 +235,7 @@ def _made(settings: Settings, digest: Digest) -> Told:
     return {
         "artifact": digest,
         "lineage": lineage.model_dump(mode="json") if lineage else None,
-        "verdicts": [{"family": v.family, "target": v.target, **_verdict(v)} for v in verdicts],
+        "verdicts": [{"family": v.family, "target": v.target, **_verdict(settings, v)} for v in verdicts],
         "promotions": [
             {
                 **{"channel": p.channel, "generation": p.generation, "at": p.at.isoformat(), "why": p.reason},

@@ -16,7 +16,7 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     from tasks.store.ledger import Ledger
 
-UsageError: Any = typer.BadParameter.__base__
+UsageError: type[Any] = typer.BadParameter.__base__ or Exception
 """Of typer, which has its own copy of click and names only this one's child."""
 JUDGE = "judge"
 BROKEN = 3
@@ -76,6 +76,7 @@ def judge(
     served: Annotated[
         list[str] | None, typer.Option(metavar="ROLE=NAME", help="A parent that answers there too; repeatable.")
     ] = None,
+    live: Annotated[str, typer.Option(metavar="MODEL", help="What is live: is MODEL stronger than that?")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Judge any checkpoint by a target's gate, beside its instruct and tuned parents. Promotes nothing.
@@ -90,7 +91,7 @@ def judge(
     from deployments.judging_report import as_text, broken, report
 
     try:
-        asked = Asked(model, family, target, gate, _pairs("parent", parent), url, name, _pairs("served", served))
+        asked = Asked(model, family, target, gate, _pairs("parent", parent), url, name, _pairs("served", served), live)
         found = report(judge_model(asked, lambda line: err.print(f"[dim]{line}[/dim]", highlight=False)))
     except (PipelineError, MergeError) as error:
         found = broken(error)

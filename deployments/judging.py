@@ -4,7 +4,7 @@ What is asked and how it is decided is the pipeline's own: the examination, the 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ class Asked(NamedTuple):
     """Its name there."""
     served: Mapping[str, str] = {}
     """Role to the name that the parent has at ``url``."""
+    live: str = ""
+    """The model that is live, which a candidate is compared with as in the pipeline; "" for none."""
 
 
 class Judged(NamedTuple):
@@ -84,9 +86,10 @@ def judge_model(asked: Asked, say: Say) -> Judged:
         parents = parents_of(
             candidate.digest, family, family.targets[asked.target], asked.parents, installation or open_ledger()
         )
+        live = [bring(asked.live)] if asked.live else []
         if installation is not None:
-            _take_over(installation, [candidate, *parents.values()])
-        judge = _Judge(asked, family, gate, candidate, parents, serving, say)
+            _take_over(installation, [candidate, *parents.values(), *live])
+        judge = _Judge(asked, family, gate, candidate, parents, live, serving, say)
         verdict = judge.verdict()
     return Judged(candidate.digest, family.family, asked.target, verdict, judge.requests, time.monotonic() - began)
 
@@ -135,11 +138,12 @@ class _Judge:
         gate: Gate,
         candidate: Artifact,
         parents: Mapping[str, Artifact],
+        live: Sequence[Artifact],
         serving: Serving,
         say: Say,
     ) -> None:
         self._asked, self._gate, self._say = asked, gate, say
-        self._candidate, self._parents, self._serving = candidate, parents, serving
+        self._candidate, self._parents, self._live, self._serving = candidate, parents, live, serving
         self._sources = sources_of(gate, family.targets[asked.target].languages)
         self.requests = {"examination": 0, "benchmarks": 0, "planned": sum(map(requests_of, gate.benchmarks))}
 
@@ -156,16 +160,25 @@ class _Judge:
             if refused(examined):
                 return self._not_asked(examined)
             self._say(f"examined in {heard.requests} requests")
-            parents = {role: found for role in self._parents if (found := self._scores(role, ready)) is not None}
+            wanted = {role: self._gate.benchmarks_of(role) for role in self._parents}
+            parents = {
+                role: self._scores(
+                    f"{role} parent", self._parents[role], asked, ready, self._asked.served.get(role, "")
+                )
+                for role, asked in wanted.items()
+                if asked
+            }
+            live = [self._scores("live model", one, self._gate.benchmarks, ready) for one in self._live]
+            beside = live[0] if live else None
             scores, stop = looked(
                 "candidate",
                 self._gate,
                 lambda look: self._measured("candidate", ready, self._gate.shares[:look]),
                 self._measured("candidate", ready, self._gate.shares[:1]),
                 parents,
-                None,
+                beside,
             )
-        judged = judge_at(self._gate, scores, parents, None, stop)
+        judged = judge_at(self._gate, scores, parents, beside, stop)
         return with_examined(judged, examined)
 
     def _measured(self, what: str, ready: Ready, shares: tuple[float, ...] = (1.0,)) -> Evaluation:
@@ -175,7 +188,8 @@ class _Judge:
 
     def _not_asked(self, examined: Any) -> Verdict:
         digests = {role: parent.digest for role, parent in self._parents.items()}
-        return not_asked(self._gate, self._candidate.digest, digests, None, examined)
+        live = self._live[0].digest if self._live else None
+        return not_asked(self._gate, self._candidate.digest, digests, live, examined)
 
     @contextmanager
     def _up(self, what: str, model: Artifact, name: str) -> Iterator[Ready]:
@@ -198,18 +212,14 @@ class _Judge:
         with self._up("instruct parent", parent, name) as theirs:
             return hear(theirs, sources)
 
-    def _scores(self, role: str, ready: Ready) -> Evaluation | None:
-        """A parent's scores on what the gate compares with it; None if that is nothing."""
-        parent, wanted = self._parents[role], self._gate.benchmarks_of(role)
-        if not wanted:
-            return None
-        name = self._asked.served.get(role, "")
+    def _scores(self, what: str, model: Artifact, wanted: Sequence[str], ready: Ready, name: str = "") -> Evaluation:
+        """Another model's scores on what the gate compares with it: on record, else measured now."""
         if not name:
-            known = list(stored(parent, ready.serving, wanted).values())
+            known = list(stored(model, ready.serving, wanted).values())
             if self._asked.url and len(known) < len(wanted):
-                known = open_ledger().evaluations_of(parent.digest)
+                known = open_ledger().evaluations_of(model.digest)
             found = joined_for(self._gate, known, {})
             if found is not None and {score.benchmark for score in found.scores} >= set(wanted):
                 return found
-        with self._up(f"{role} parent", parent, name) as theirs:
-            return measured(f"{role} parent", theirs, wanted)
+        with self._up(what, model, name) as theirs:
+            return measured(what, theirs, wanted, self._gate.shares)

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from deployments.showing import table
-from tasks.domain.decision import mark
-from tasks.domain.report import number
+from tasks.domain.evidence import mark
+from tasks.domain.report_text import number
 from tasks.domain.verdict import Verdict
 
 if TYPE_CHECKING:

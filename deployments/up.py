@@ -20,6 +20,7 @@ from deployments.supervisor import Child, Supervisor, require_free
 from tasks.domain.catalog import load_catalog
 from tasks.domain.errors import DiskFull, InputError, ServingMissing
 from tasks.doors import open_ledger, open_store
+from tasks.harness.selection import dev_sets
 from tasks.harness.suite import known_benchmarks, requests_of
 from tasks.settings import LAUNCHER, REMEMBERED, Settings
 from tasks.settings_sources import PREFIX, SECRETS
@@ -108,7 +109,9 @@ def check(settings: Settings) -> None:
         known = sorted(path.stem for path in settings.catalog.glob("*.yaml"))
         raise InputError(f"no family named: set EMPELT_FAMILIES or pass --families; the catalog has {known}")
     # Not open_catalog(): what --families names is not in our own environment yet.
-    found = load_catalog(settings.catalog, settings.family_names, known=known_benchmarks(), requests_of=requests_of)
+    found = load_catalog(
+        settings.catalog, settings.family_names, known=known_benchmarks(), requests_of=requests_of, dev=dev_sets()
+    )
     found.only(settings.target_names)
     if not settings.serving_python.exists():
         raise ServingMissing(f"no vLLM environment: {settings.serving_python} does not exist; run `make setup`")

@@ -31,13 +31,18 @@ class Need(NamedTuple):
     downloads: int
     """All files of the models that are not in the store."""
     arrived: int
-    """What an earlier try has left of those in scratch: it is on the disk already."""
+    """What an earlier try has left in scratch, of those and of the merge: it is on the disk already."""
     merge: int
 
 
 def fetch_folder(digest: Digest) -> str:
     """The name of the scratch folder in which a model arrives: one for each, whoever fetches it."""
     return f"fetch-{digest}"
+
+
+def merge_folder(job: Job) -> str:
+    """The name of the scratch folder in which a merge is made: one for each, whichever attempt makes it."""
+    return f"merge-{job.merge_key}"
 
 
 @task(name="reserve-room", task_run_name="room for {job.name}", **HUB)
@@ -80,7 +85,9 @@ def _need(job: Job) -> Need:
         whole = sum(file.size for file in wanted(open_source().files(ref)))
         downloads += whole
         arrived += min(whole, bytes_under(store.root / "scratch" / fetch_folder(digest)))
-    return Need(downloads, arrived, merge_bytes(job))
+    merge = merge_bytes(job)
+    arrived += min(merge, bytes_under(store.root / "scratch" / merge_folder(job)))
+    return Need(downloads, arrived, merge)
 
 
 def merge_bytes(job: Job) -> int:

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 def open_catalog() -> "Catalog":
     """The catalog of the families that run here."""
     from tasks.domain.catalog import load_catalog
+    from tasks.endpoints.table import SERVE_ADAPTERS
+    from tasks.harness.selection import dev_sets
     from tasks.harness.suite import known_benchmarks, requests_of
 
     chosen = settings()
-    found = load_catalog(chosen.catalog, chosen.family_names, known=known_benchmarks(), requests_of=requests_of)
-    return found.only(chosen.target_names)
+    found = load_catalog(
+        chosen.catalog, chosen.family_names, known=known_benchmarks(), requests_of=requests_of, dev=dev_sets()
+    )
+    return found.only(chosen.target_names).require_servable(chosen.endpoint, SERVE_ADAPTERS)
 
 
 @lru_cache

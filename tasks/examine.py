@@ -1,6 +1,6 @@
 """Prefect tasks that look at a candidate before any benchmark: at its files, and at what it says when it is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from prefect import task
@@ -18,8 +18,7 @@ from tasks.evaluate import gate_of
 from tasks.examined import answers_of, files_of
 from tasks.harness.questions import Source, sources_of
 from tasks.heard import Heard, hear, on_record
-from tasks.judge import record_judged, show_decision
-from tasks.ledger import end_job
+from tasks.judge import record_judged
 from tasks.packing import unpack_artifact
 from tasks.runs import is_transient
 from tasks.stage import REFERENCE, staged
@@ -68,21 +67,16 @@ def _parent(job: Job, ready: Ready, sources: Sequence[Source]) -> Heard:
 
 
 @task(name="refuse", task_run_name="refuse {job.name}", cache_policy=NO_CACHE)
-def refuse_candidate(job: Job, digest: Digest, examined: Sequence[Examined]) -> Verdict:
-    """The verdict on a candidate that was found broken before any benchmark was asked."""
+def refuse(
+    job: Job, digest: Digest, examined: Sequence[Examined], serving: Mapping[str, str]
+) -> tuple[Verdict, Candidate, int]:
+    """The verdict on a candidate that is not asked any benchmark, the candidate, and the channel's generation."""
     state = open_ledger().channel(job.channel)
     live = state.artifact_digest if state else None
-    return record_judged(job, not_asked(gate_of(job), digest, parent_roles(job.lineage), live, examined))
-
-
-def refuse(job: Job, digest: Digest, fence: int, examined: Sequence[Examined]) -> str:
-    """End a job whose candidate is not asked any benchmark; why, in words."""
-    verdict = refuse_candidate(job, digest, examined)
-    why, now = " ".join(verdict.reasons), datetime.now(UTC)
-    candidate = Candidate(digest=digest, folder=open_store().get(digest).folder, model="", serving={}, staged_at=now)
-    end_job(job, "rejected", why, digest, fence)
-    show_decision(job, verdict, candidate, "Rejected")
-    return why
+    verdict = not_asked(gate_of(job), digest, parent_roles(job.lineage), live, examined)
+    folder, now = open_store().get(digest).folder, datetime.now(UTC)
+    candidate = Candidate(digest=digest, folder=folder, model="", serving=dict(serving), staged_at=now)
+    return record_judged(job, verdict), candidate, state.generation if state else 0
 
 
 def _tell(job: Job, found: Sequence[Examined]) -> None:

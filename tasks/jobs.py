@@ -71,9 +71,12 @@ def build_job(family: Family, target_name: str, release: Release, look: Look = l
         ingredients=tuple(ingredients),
         recipe=target.recipe.model_dump(mode="json"),
         engine_version=ENGINE_VERSION,
+        adapter=family.adapter_of(target_name),
     )
     gate = catalog.gate_of(target).digest()
-    return Job(release=release, target=target_name, channel=target.channel, gate_digest=gate, lineage=lineage)
+    search = target.search.digest() if target.search else None
+    named = {"target": target_name, "channel": target.channel}
+    return Job(release=release, **named, gate_digest=gate, lineage=lineage, search=search)
 
 
 def job_keys(family: Family, target_name: str, releases: Iterable[Release], look: Look) -> dict[Digest, Digest]:
@@ -81,11 +84,13 @@ def job_keys(family: Family, target_name: str, releases: Iterable[Release], look
     target = open_catalog().target(family.family, target_name)
     gate, recipe = open_catalog().gate_of(target).digest(), target.recipe.digest()
     others = {role: digest for role, (_, digest) in _found(family, target, look)}
+    adapter = family.adapter_of(target_name)
+    search = target.search.digest() if target.search else None
     found: dict[Digest, Digest] = {}
     for release in releases:
-        merge = merge_key_of(target_name, {**others, "instruct": release.content_digest}, recipe)
+        merge = merge_key_of(target_name, {**others, "instruct": release.content_digest}, recipe, adapter)
         names = {"family": family.family, "release": release.content_digest, "target": target_name}
-        found[release.content_digest] = job_key(**names, merge=merge, gate=gate)
+        found[release.content_digest] = job_key(**names, merge=merge, gate=gate, search=search)
     return found
 
 

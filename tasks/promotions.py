@@ -20,6 +20,7 @@ from tasks.domain.records import JobOutcome
 from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.promotion import Promoter, stands
 from tasks.endpoints.protocol import Ready
+from tasks.references import model_of
 from tasks.runs import own_name, warn_of
 from tasks.settings import settings
 
@@ -102,6 +103,12 @@ def require_stored(request: PublishRequest) -> None:
     Raises:
         ModelRefused: naming what is there instead.
     """
+    under = model_of(request.artifact_digest)
+    if open_store().use(request.artifact_digest) and under is not None and not open_store().use(under):
+        raise ModelRefused(
+            f"{request.channel!r} cannot serve {request.release}: its artifact {request.artifact_digest} is an "
+            f"adapter, and the model that it is served over, {under}, is not in the store any more; run its job again"
+        )
     if open_store().use(request.artifact_digest):
         return
     there = [

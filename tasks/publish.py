@@ -12,7 +12,8 @@ from tasks.domain.errors import EndpointUnavailable, InputError, PromotionFailed
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.overview import page_key
-from tasks.domain.report import channel_page, plain
+from tasks.domain.report import channel_page
+from tasks.domain.report_text import plain
 from tasks.doors import open_endpoint, open_ledger, open_store
 from tasks.endpoints.wishes import KEEP_PREVIOUS
 from tasks.identity import verify_public

@@ -6,6 +6,7 @@ An artifact is kept for as long as any of these names it:
     an agent or a run   what runs, and what is wanted beside it
     a person's decision a candidate that waits, with the models that it is judged against
     a job to come       one that is due, under way, waiting, held or out of attempts: its ingredients and its merge
+    an adapter          the model that it is served over
     a packed artifact   what it is kept as the difference to
     a gate's references the ingredients of each target's newest job, but for retired bases: a changed gate asks of them
 """
@@ -30,9 +31,18 @@ def references() -> dict[Digest, str]:
     for digest, why in _references():
         found.setdefault(digest, why)
     for digest in [*found]:
+        if under := model_of(digest):
+            found.setdefault(under, f"{digest[:12]} is an adapter over it")
+    for digest in [*found]:
         if packed := open_store().packs.facts(digest):
             found.setdefault(packed.parent, f"{digest[:12]} is kept as its difference to it")
     return found
+
+
+def model_of(digest: Digest) -> Digest | None:
+    """The model that an adapter which was made here is served over; None for a model of its own."""
+    lineage = open_ledger().lineage(digest)
+    return lineage.digest_of("instruct") if lineage is not None and lineage.adapter is not None else None
 
 
 def _references() -> Iterator[tuple[Digest, str]]:

@@ -55,8 +55,7 @@ class Scorer:
 
         A further set of facts in a language shares that language's text.
         """
-        self._model.load_state_dict(tensors, strict=False)
-        self._model.tie_weights()
+        self.load(tensors)
         return {
             name: {
                 "chat": self._chat(suite[f"{name}_chat.{split}"]),
@@ -65,6 +64,11 @@ class Scorer:
             }
             for name in names
         }
+
+    def load(self, tensors: Weights) -> None:
+        """Score these weights from now on."""
+        self._model.load_state_dict(tensors, strict=False)
+        self._model.tie_weights()
 
     def answers(self, items: list[Item]) -> list[tuple[str, bool]]:
         """Greedy answers as (text, whether it ended with <|im_end|>)."""
@@ -92,7 +96,7 @@ class Scorer:
     def _choices(self, items: list[Item]) -> dict[str, Any]:
         prompts = [[EOT_ID, *self._encode(item["prompt"])] for item in items for _ in item["choices"]]
         options = [choice for item in items for choice in item["choices"]]
-        values = self._log_likelihood(prompts, [self._encode(option) for option in options])
+        values = self.log_likelihood(prompts, [self._encode(option) for option in options])
         correct = []
         for index, item in enumerate(items):
             per_byte = [values[4 * index + j] / len(choice.encode()) for j, choice in enumerate(item["choices"])]
@@ -101,7 +105,7 @@ class Scorer:
 
     def _bits_per_byte(self, items: list[Item]) -> dict[str, Any]:
         texts = [item["text"] for item in items]
-        values = self._log_likelihood([[EOT_ID]] * len(texts), [self._encode(text) for text in texts])
+        values = self.log_likelihood([[EOT_ID]] * len(texts), [self._encode(text) for text in texts])
         per_item = [-v / math.log(2) for v in values]
         size = [len(text.encode()) for text in texts]
         return {"n": len(items), "bits_per_byte": sum(per_item) / sum(size), "bits": per_item, "bytes": size}
@@ -110,7 +114,8 @@ class Scorer:
         return self._tokenizer.encode(text).ids
 
     @torch.no_grad()
-    def _log_likelihood(self, prompts: list[list[int]], continuations: list[list[int]]) -> list[float]:
+    def log_likelihood(self, prompts: list[list[int]], continuations: list[list[int]]) -> list[float]:
+        """Log-probability of each continuation behind its prompt, in nats; both as token ids."""
         values: list[float] = []
         for start in range(0, len(prompts), _ROWS):
             pairs = list(zip(prompts[start : start + _ROWS], continuations[start : start + _ROWS], strict=True))

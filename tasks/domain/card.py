@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from tasks.domain.card_adapter import about_adapter, energy_kept
 from tasks.domain.licences import LICENCE_FILE, Ancestor, Inherited, inherit, titled
 from tasks.domain.lineage import Ingredient, Lineage, content_digest
 from tasks.domain.models import Digest, FileDigest
-from tasks.domain.report import plain
+from tasks.domain.report_text import plain
 
 CARD = "README.md"
 RANDOM_METHODS = ("dare", "della")
@@ -58,7 +59,8 @@ def card_files(
     body += _about(lineage)
     if found.warnings:
         body += ["## Before it is passed on", "", *(f"- {plain(told)}" for told in found.warnings), ""]
-    body += [*_recipe(lineage, report), *_parents(lineage), *_deltas(report), *_again(lineage, report)]
+    body += [*_recipe(lineage, report), *_parents(lineage), *_deltas(report)]
+    body += [*energy_kept(report), *_again(lineage, report)]
     files = {CARD: f"---\n{head}---\n\n" + "\n".join([*body, "## Licence", "", *licence])}
     if found.link == LICENCE_FILE:
         kept = ["---", "", f"The instruct model's own {LICENCE_FILE}:", "", licence_file] if licence_file else []
@@ -152,14 +154,15 @@ def _head(lineage: Lineage, ancestors: Sequence[Ancestor], found: Inherited) -> 
     spoken = [code for one in ancestors if one.name == instruct for code in one.languages]
     method = lineage.recipe.get("method")
     named = {"license_name": found.name, "license_link": found.link} if found.licence == "other" else {}
+    parts = [instruct] if lineage.adapter else [part.ref.repo_id for part in lineage.ingredients]
     head = {
-        "base_model": list(dict.fromkeys(part.ref.repo_id for part in lineage.ingredients)),
-        "base_model_relation": "merge",
-        "library_name": "transformers",
+        "base_model": list(dict.fromkeys(parts)),
+        "base_model_relation": "adapter" if lineage.adapter else "merge",
+        "library_name": "peft" if lineage.adapter else "transformers",
         "language": list(dict.fromkeys([*spoken, *_languages(lineage)])),
         "license": found.licence,
         **named,
-        "tags": ["merge", "empelt", *([str(method)] if method else [])],
+        "tags": ["lora" if lineage.adapter else "merge", "empelt", *([str(method)] if method else [])],
     }
     return {key: value for key, value in head.items() if value}
 
@@ -167,6 +170,8 @@ def _head(lineage: Lineage, ancestors: Sequence[Ancestor], found: Inherited) -> 
 def _about(lineage: Lineage) -> list[str]:
     languages = _languages(lineage)
     tuned = ", ".join(f"{lineage.ref_of(f'tuned:{code}').repo_id} ({plain(code)})" for code in languages)
+    if lineage.adapter:
+        return [*about_adapter(lineage, tuned), "", UNMEASURED, ""]
     learnt = f"with what {tuned} learnt put into its weights" if tuned else "put together from its parts alone"
     return [
         f"The instruct model {lineage.ref_of('instruct').repo_id} {learnt}. Nothing was trained: every weight is "
@@ -215,11 +220,11 @@ def _deltas(report: Report) -> list[str]:
 def _again(lineage: Lineage, report: Report) -> list[str]:
     places = {part.role: f"parents/{part.role.replace(':', '-')}" for part in lineage.ingredients}
     config = merge_config(lineage.recipe, places)
-    made = _made(report)
+    made = "" if lineage.adapter else _made(report)  # the command leaves out what is the instruct model's
     return [
         "## The same merge again",
         "",
-        *_block("sh", "\n".join([*(_download(p, places[p.role]) for p in lineage.ingredients), _MERGE])),
+        *_block("sh", "\n".join([*(_download(p, places[p.role]) for p in lineage.ingredients), _command(lineage)])),
         "with this as `merge.yaml`:",
         "",
         *_block("yaml", _yaml(config)),
@@ -228,6 +233,11 @@ def _again(lineage: Lineage, report: Report) -> list[str]:
 
 
 _MERGE = "empelt merge merge.yaml merged"
+
+
+def _command(lineage: Lineage) -> str:
+    rule = lineage.adapter
+    return f"empelt adapter merge.yaml adapter --rank {rule.rank} --carry {rule.carry}" if rule else _MERGE
 
 
 def _download(part: Ingredient, place: str) -> str:

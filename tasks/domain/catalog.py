@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from tasks.domain.adapters import AdapterRule, ServedAs, recipe_problems
 from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
 from tasks.domain.promotion import PromotionPolicy
+from tasks.domain.search import Search, fit_search
 from tasks.domain.yaml_lines import Document
 from tasks.engine.recipe import Recipe
 
@@ -84,6 +86,12 @@ class Target(Noun):
     """Nothing is published if it is not stated."""
     promotion: PromotionPolicy = PromotionPolicy()
     """How its channel is moved to what has passed the gate."""
+    endpoint: ServedAs | None = None
+    """As what it is served; as the family says if it is not stated."""
+    adapter: AdapterRule | None = None
+    """Of ``endpoint: adapters``; the family's if it is not stated."""
+    search: Search | None = None
+    """Which recipes are tried where the gate has rejected this one; none if it is not stated."""
 
 
 class Serving(Noun):
@@ -109,6 +117,10 @@ class Family(Noun):
     tuned_bases: Mapping[str, TunedBase] = Field(min_length=1)
     targets: Mapping[Name, Target] = Field(min_length=1)
     serving: Serving = Serving()
+    endpoint: ServedAs = "models"
+    """As what its targets are served: each as a model of its own, or as adapters over one."""
+    adapter: AdapterRule | None = None
+    """Of ``endpoint: adapters``: the rank, and what is carried."""
     licences: tuple[str, ...] = ()
     """Ids as cards state them, such as ``apache-2.0``. A release is held if it, the base, or a model that either was
     made from states another, or none. Any will do if this is empty; what they ask is in the card of each merge."""
@@ -124,6 +136,31 @@ class Family(Noun):
                     f"target {name!r} asks for {missing}, but tuned_bases has only {sorted(self.tuned_bases)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _adapters_can_be_made_and_served(self) -> "Family":
+        problems = [f"target {name!r}: {told}" for name in self.targets for told in self._adapter_problems(name)]
+        if self.adapter and not any(self.adapter_of(name) for name in self.targets):
+            problems.append("adapter is stated, and no target has endpoint: adapters; state that, or leave it out")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def adapter_of(self, target: str) -> AdapterRule | None:
+        """How a target becomes an adapter; None where it is served as a model of its own."""
+        one = self.targets[target]
+        return one.adapter or self.adapter if (one.endpoint or self.endpoint) == "adapters" else None
+
+    def _adapter_problems(self, name: str) -> list[str]:
+        target = self.targets[name]
+        if (target.endpoint or self.endpoint) == "models":
+            return ["adapter has no effect with endpoint: models; leave it out"] if target.adapter else []
+        problems = recipe_problems(target.recipe)
+        if self.adapter_of(name) is None:
+            problems.append("endpoint: adapters needs a rank; state adapter: {rank: 64}, say")
+        if target.publish_to is not None:
+            problems.append("publish_to: an adapter is not published to a Hub; leave it out, or use endpoint: models")
+        return problems
 
 
 class Catalog(Noun):
@@ -145,6 +182,24 @@ class Catalog(Noun):
         if name not in targets:
             raise CatalogError(f"unknown target {name!r} of family {family!r}; it has {sorted(targets)}")
         return targets[name]
+
+    def require_servable(self, endpoint: str, serve_adapters: Collection[str]) -> "Catalog":
+        """The same catalog, if this endpoint can serve it.
+
+        Args:
+            endpoint: EMPELT_ENDPOINT.
+            serve_adapters: endpoints that serve adapters.
+
+        Raises:
+            CatalogError: naming every target that it cannot serve.
+        """
+        asking = [(f, name) for f in self.families.values() for name in f.targets if f.adapter_of(name)]
+        if asking and endpoint not in serve_adapters:
+            raise CatalogError(
+                f"adapters are not served at endpoint {endpoint!r} (EMPELT_ENDPOINT), only at {sorted(serve_adapters)}",
+                problems=[f"{f.family}: target {name!r} has endpoint: adapters; use models" for f, name in asking],
+            )
+        return self
 
     def only(self, targets: Collection[str]) -> "Catalog":
         """The same families with none but these targets; all of them if none is named.
@@ -179,6 +234,7 @@ def load_catalog(
     *,
     known: Collection[str] | None = None,
     requests_of: Callable[[str], int] | None = None,
+    dev: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Catalog:
     """Read the families called ``names`` (all of them if empty) and the gates that they use.
 
@@ -187,6 +243,7 @@ def load_catalog(
         names: of the families to read.
         known: the benchmarks that there are; None leaves those of the gates unchecked.
         requests_of: HTTP requests that a benchmark costs; None leaves the gates' budgets unchecked.
+        dev: what searches may ask, as ``fit_search`` takes it; None leaves that unchecked.
 
     Raises:
         CatalogError: listing every problem of every file: unknown keys, missing gates, gates that do not fit a target,
@@ -211,6 +268,9 @@ def load_catalog(
             problems.append(f"{document.where(('family',))}: {family.family!r} must equal the file's name {name!r}")
         families[name] = family
         for target_name, target in family.targets.items():
+            if target.search is not None:
+                said = fit_search(target.search, target.recipe, target.languages, dev)
+                problems += [f"{document.where(('targets', target_name, 'search'))}: {one}" for one in said]
             try:
                 gate, place = _load_gate(folder, document, target_name, target.gate, known)
                 fit_gate(gate, place.where, target.languages, known=known, requests_of=requests_of)

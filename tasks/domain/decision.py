@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tasks.domain.evidence import Change
+from tasks.domain.insight import Insight
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest, ModelRef
 from tasks.domain.records import MergeCost
-from tasks.domain.verdict import Row, Verdict
+from tasks.domain.verdict import Verdict
 from tasks.domain.words import duration, size
 
 
@@ -40,6 +41,8 @@ class Decision(NamedTuple):
     """Of commands that should mean this installation (``EMPELT_HOME=... ``)."""
     cost: MergeCost | None = None
     """What the merge took, if it was made here."""
+    more: Insight = Insight()
+    """The matrix, retention, lost items, what is missing, cost and trend."""
 
     @property
     def sentence(self) -> str:
@@ -86,13 +89,6 @@ class Decision(NamedTuple):
         if self.live is None:
             return f"{channel} still serves nothing"
         return f"{channel} goes on with {self.live.release.slug}, generation {self.live.generation}"
-
-
-def mark(row: Row) -> str:
-    """A check's end in a word."""
-    if not row.gated:
-        return "not gated"
-    return {True: "pass", False: "FAIL", None: "undecided"}[row.ok]
 
 
 def _judged(verdict: Verdict) -> str:

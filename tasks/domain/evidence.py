@@ -7,11 +7,12 @@ drawn from them shows a limit met where the gate said so.
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from tasks.domain.findings import ENOUGH_APART, compare, kept_gain
+from tasks.domain.findings import ENOUGH_APART, compare
 from tasks.domain.gate import Check, Gate
 from tasks.domain.models import Evaluation, Item, Score
+from tasks.domain.retention import retention
 from tasks.domain.statistics import Difference, Interval, is_binary, quantile, wilson
-from tasks.domain.verdict import Verdict
+from tasks.domain.verdict import Row, Verdict
 
 
 class Evidence(NamedTuple):
@@ -65,8 +66,8 @@ class Kept(NamedTuple):
     low: float
     """From the one-sided 95 % bounds that the gate uses: rule ``confident`` is met where this is above ``limit``."""
     high: float
-    limit: float
-    """The smallest share that the gate lets through."""
+    limit: float | None
+    """The smallest share that the gate lets through; None where it limits no share, but a difference or nothing."""
 
 
 def behind(evaluations: Sequence[Evaluation], verdict: Verdict, role: str) -> Evaluation | None:
@@ -105,13 +106,23 @@ def changes(evidence: Evidence) -> tuple[Change, ...]:
 
 
 def kept(evidence: Evidence) -> tuple[Kept, ...]:
-    """What the candidate kept of its parents, wherever the gate limits a loss: one bar for each check at most.
+    """What the candidate kept of its parents, in the gate's order.
 
-    Against a tuned parent it is the share of what that parent gains on instruct, left out where the two differ by less
-    than the gate needs to judge that; against the instruct parent it is the share of the score.
+    Against a tuned parent it is the retention, the share of what that parent gains on instruct, whether or not the gate
+    limits it; left out where the two differ by less than the gate needs to judge that. Against the instruct parent it
+    is the share of the score, where the gate limits a loss of it.
     """
-    bars = (_kept_gain(check, evidence) or _kept_score(check, evidence) for check in evidence.gate.checks)
+    bars = [
+        bar for check in evidence.gate.checks for bar in (_kept_gain(check, evidence), _kept_score(check, evidence))
+    ]
     return tuple(bar for bar in bars if bar is not None)
+
+
+def mark(row: Row) -> str:
+    """A check's end in a word."""
+    if not row.gated:
+        return "not gated"
+    return {True: "pass", False: "FAIL", None: "undecided"}[row.ok]
 
 
 def limits(check: Check, evidence: Evidence) -> list[float]:
@@ -161,16 +172,11 @@ def _tuned_role(check: Check, evidence: Evidence) -> str:
 
 def _kept_gain(check: Check, evidence: Evidence) -> Kept | None:
     role = _tuned_role(check, evidence)
-    allowed = check.max_drop.get("tuned", check.max_drop.get(role))
     mine, pair = score_of(evidence.candidate, check), _apart(check, evidence)
-    if mine is None or pair is None or (check.keep_gain is None and allowed is None):
+    found = retention(check, mine, *pair) if mine is not None and pair is not None else None
+    if found is None:
         return None
-    instruct, tuned = pair
-    gain = abs(tuned.value - instruct.value)
-    limit = check.keep_gain if check.keep_gain is not None else 1 - (allowed or 0.0) / gain
-    margin = kept_gain(check, limit, mine, instruct, tuned)
-    share, low, high = (limit + value / gain for value in (margin.mean, margin.lower(), margin.upper()))
-    return Kept(check.benchmark, check.metric, role, "gain", share, low, high, limit)
+    return Kept(check.benchmark, check.metric, role, "gain", *found, check.keep_gain)
 
 
 def _kept_score(check: Check, evidence: Evidence) -> Kept | None:

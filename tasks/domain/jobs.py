@@ -1,7 +1,8 @@
 """One unit of work of ``remerge_release``: this release, for this target. What it needs is all named by digest."""
 
 import re
-from typing import Annotated, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
 
 from pydantic import AwareDatetime, StringConstraints
 
@@ -45,6 +46,15 @@ class Job(Noun):
     channel: str
     gate_digest: Digest
     lineage: Lineage
+    search: Digest | None = None
+    """Of the target's search as the catalog states it; None where there is none."""
+    planned: Digest | None = None
+    """merge_key of the recipe that the job began with, where the lineage has another one, which a search found."""
+
+    def trying(self, recipe: Mapping[str, Any]) -> "Job":
+        """The same job with another recipe: another merge, under the same key."""
+        lineage = self.lineage.model_copy(update={"recipe": dict(recipe)})
+        return self.model_copy(update={"lineage": lineage, "planned": self.planned or self.merge_key})
 
     @property
     def family(self) -> str:
@@ -58,13 +68,14 @@ class Job(Noun):
 
     @property
     def key(self) -> Digest:
-        """Names the job: the merge and the gate that judges it."""
+        """Names the job: the merge that it begins with, the gate that judges it, and the search if that is rejected."""
         return job_key(
             family=self.family,
             release=self.release.content_digest,
             target=self.target,
-            merge=self.merge_key,
+            merge=self.planned or self.merge_key,
             gate=self.gate_digest,
+            search=self.search,
         )
 
     @property

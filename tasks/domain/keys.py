@@ -9,24 +9,28 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from tasks.domain.adapters import AdapterRule
 from tasks.domain.lineage import Lineage, canonical, fingerprint
 from tasks.domain.models import Digest
 from tasks.engine.recipe import Recipe
 
 
 def merge_key(lineage: Lineage) -> Digest:
-    """Digests of base, parents, tuned bases and instruct; the target; the recipe.
+    """Digests of base, parents, tuned bases and instruct; the target; the recipe; what kind of adapter, if it is one.
 
     The recipe enters by its own digest, which leaves defaults out: a parameter added later makes no stored merge due.
     """
     digests = {i.role: i.digest for i in lineage.ingredients}
     recipe = _recipe_digest(canonical(dict(lineage.recipe)))
-    return merge_key_of(lineage.target, digests, recipe)
+    return merge_key_of(lineage.target, digests, recipe, lineage.adapter)
 
 
-def merge_key_of(target: str, ingredients: Mapping[str, Digest], recipe: Digest) -> Digest:
-    """The same from its parts: role -> digest, and the recipe's digest, which many merges share."""
-    return fingerprint(kind="merge", target=target, ingredients=dict(ingredients), recipe=recipe)
+def merge_key_of(
+    target: str, ingredients: Mapping[str, Digest], recipe: Digest, adapter: AdapterRule | None = None
+) -> Digest:
+    """The same from its parts: role -> digest, the recipe's digest, which many merges share, and how it is adapted."""
+    more = {"adapter": adapter.model_dump()} if adapter else {}  # left out, so that other merges keep their keys
+    return fingerprint(kind="merge", target=target, ingredients=dict(ingredients), recipe=recipe, **more)
 
 
 @lru_cache(maxsize=1024)
@@ -60,6 +64,9 @@ def verdict_key(*, artifact: Digest, gate: Digest, references: Mapping[str, Dige
     return fingerprint(kind="verdict", artifact=artifact, gate=gate, references=dict(references))
 
 
-def job_key(*, family: str, release: Digest, target: str, merge: Digest, gate: Digest) -> Digest:
-    """One job of ``remerge_release``: this release, this target, this merge, this gate."""
-    return fingerprint(kind="job", family=family, release=release, target=target, merge=merge, gate=gate)
+def job_key(
+    *, family: str, release: Digest, target: str, merge: Digest, gate: Digest, search: Digest | None = None
+) -> Digest:
+    """One job of ``remerge_release``: this release, this target, this merge, this gate, this search if any."""
+    more = {} if search is None else {"search": search}
+    return fingerprint(kind="job", family=family, release=release, target=target, merge=merge, gate=gate, **more)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tasks.domain.adapters import AdapterRule
 from tasks.domain.models import Digest, FileDigest, ModelRef, Noun
 
 MATTERS = (
@@ -73,6 +74,8 @@ class Lineage(Noun):
     recipe: Mapping[str, Any]
     engine_version: str
     """Recorded, not keyed: a new engine alone makes nothing due."""
+    adapter: AdapterRule | None = None
+    """The language part alone, as an adapter over the instruct model; None for a merge that is a model of its own."""
 
     def digest_of(self, role: str) -> Digest:
         """The content digest of the ingredient with ``role``; KeyError if there is none."""

@@ -8,15 +8,16 @@ would never be gated.
 """
 
 from collections.abc import Callable, Sequence
-from statistics import NormalDist, median
+from statistics import median
 from typing import Literal, NamedTuple
 
-from tasks.domain.findings import ENOUGH_APART, compare, kept_gain
+from tasks.domain.findings import ENOUGH_APART, ENOUGH_GROUPS, compare, kept_gain
 from tasks.domain.gate import Check, Gate
 from tasks.domain.looks import ALPHA
 from tasks.domain.models import Score
-from tasks.domain.statistics import Difference, quantile
+from tasks.domain.statistics import Difference
 from tasks.domain.statistics_paired import detectable, items_needed, power
+from tasks.domain.statistics_power import detectable_of, items_needed_of, power_of, scaled
 
 CHANCE = 0.8
 """Of being passed, that a candidate as good as its reference must have."""
@@ -100,13 +101,18 @@ def _margin(check: Check, role: str, margin: float, n: int, seen: Sequence[Diffe
 
 
 def _by_stderr(check: Check, role: str, margin: float, n: int, seen: Sequence[Difference], alpha: float) -> Carried:
-    """For what has no table: the spread on record, at ``n`` items, and Student's distribution."""
-    stderr = median(one.stderr * (one.n / n) ** 0.5 for one in seen)
-    degrees = median(one.degrees for one in seen)
-    sure = quantile(1 - alpha, int(degrees))
-    least = (sure + NormalDist().inv_cdf(CHANCE)) * stderr
-    chance = NormalDist().cdf(margin / stderr - sure) if stderr > 0 else float(margin > 0)
-    needed = round(n * (least / margin) ** 2 + 0.5) if margin > 0 and chance < CHANCE else None
+    """For what has no table: the spread and the shape of the differences on record, at ``n`` items."""
+    groups = min((scaled(one, n).clusters for one in seen if one.clusters), default=ENOUGH_GROUPS)
+    if groups < ENOUGH_GROUPS:
+        why = f"its items are of {groups} clusters, {ENOUGH_GROUPS} are needed: nothing would be decided"
+        none = _carried(check, role, margin, n, None, False, None, None, None)
+        return none._replace(standing="refused", why=why)
+    chance = median(power_of(one, n, margin, alpha) for one in seen)
+    least = median(detectable_of(one, n, alpha, CHANCE) for one in seen)
+    needed = None
+    if margin > 0 and chance < CHANCE:
+        found = [items_needed_of(one, margin, alpha, CHANCE) for one in seen]
+        needed = None if None in found else round(median(count for count in found if count is not None))
     return _carried(check, role, margin, n, None, False, least, chance, needed)
 
 

@@ -82,7 +82,7 @@ class Item(Noun):
     The score is sum(value) / sum(weight).
     """
     answer: str = ""
-    """What the model said, cut to 200 characters; empty for log-likelihood items."""
+    """What the model said, or the choice that it found likeliest, cut to 200 characters; empty for bits per byte."""
     cluster: str = ""
     """The passage or exam that the item shares with others, which are right or wrong together; "" for none."""
 

@@ -12,7 +12,7 @@ from tasks.domain.due import PlanRow
 from tasks.domain.models import ChannelState, Release
 from tasks.domain.publication import Publication
 from tasks.domain.records import Approval, Hold, StageTimes
-from tasks.domain.report import number, plain
+from tasks.domain.report_text import number, plain
 from tasks.domain.verdict import Row, Verdict
 from tasks.domain.words import duration, moment
 

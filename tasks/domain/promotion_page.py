@@ -6,7 +6,7 @@ from typing import Any
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.models import ChannelState
 from tasks.domain.records import PromotionStep
-from tasks.domain.report import markdown_table, plain
+from tasks.domain.report_text import markdown_table, plain
 from tasks.domain.words import moment
 
 COLUMNS = ("requests", "errors", "refused", "empty", "foreign", "sampled", "p95")

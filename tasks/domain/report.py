@@ -4,15 +4,15 @@ import base64
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tasks.domain.decision import Decision, mark
-from tasks.domain.evidence import Change
+from tasks.domain.decision import Decision
+from tasks.domain.evidence import Change, mark
 from tasks.domain.examination import Examined
+from tasks.domain.insight_rows import first_lines, last_lines
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.domain.publication import Publication, summary
+from tasks.domain.report_text import markdown_table, number, plain, table_line
 from tasks.domain.verdict import Verdict
 from tasks.domain.words import moment
-
-NARROW = "\N{NO-BREAK SPACE}"
 
 
 class Picture(NamedTuple):
@@ -55,13 +55,6 @@ def examined_row(one: Examined, columns: Sequence[str]) -> dict[str, Any]:
     return {"benchmark": one.name, **dict.fromkeys(columns, ""), **told}
 
 
-def number(value: float | None, stderr: float | None = None) -> str:
-    """``0.534 ± 0.028`` that does not break over lines; a dash for what was not scored."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if stderr is None else f"{value:.3f}{NARROW}±{NARROW}{stderr:.3f}"
-
-
 def decision_page(decision: Decision, pictures: Sequence[Picture] = (), *, report: str = "") -> str:
     """Why a candidate was published or not: the page that is opened first when somebody asks.
 
@@ -73,9 +66,11 @@ def decision_page(decision: Decision, pictures: Sequence[Picture] = (), *, repor
     job, verdict = decision.job, decision.verdict
     lines = [f"# {job.name}: {decision.ended}", "", f"**{plain(decision.sentence)}**", ""]
     head, *body = decision.comparison
-    lines += [_line(head), _line(["---"] * 3), *(_line([first, *rest]) for first, *rest in body), ""]
+    lines += [table_line(head), table_line(["---"] * 3)]
+    lines += [*(table_line([first, *rest]) for first, *rest in body), ""]
     if decision.take_back:
         lines += ["## Take it back", "", "```", decision.take_back, "```", ""]
+    lines += first_lines(decision.more)
     if decision.changes:
         lines += [f"## {decision.beside}", "", *markdown_table(change_rows(decision.changes)), "", STARRED, ""]
     for picture in pictures:
@@ -83,6 +78,7 @@ def decision_page(decision: Decision, pictures: Sequence[Picture] = (), *, repor
         lines += [f"## {picture.heading}", "", f"![{picture.heading}](data:image/svg+xml;base64,{data})", ""]
         lines += [picture.caption, ""]
     lines += ["## Why", "", *(f"- {plain(reason)}" for reason in verdict.reasons), ""]
+    lines += last_lines(decision.more)
     lines += ["## Scores", "", *markdown_table(score_rows(verdict)), "", STARRED, ""]
     lines += ["## Lineage", "", f"Artifact `{decision.digest}`, merged from", ""]
     for part in sorted(job.lineage.ingredients, key=lambda i: i.role):  # a list: two digests are wider than a table
@@ -176,21 +172,3 @@ def publication_page(done: Publication) -> str:
     return "\n".join(
         [f"# published: {plain(done.repo_id)} `{done.tag}`", "", *(f"- {k}: `{v}`" for k, v in rows.items())]
     )
-
-
-def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows as a markdown table; the columns are those of the first row."""
-    columns = list(rows[0])
-    return [_line(columns), _line(["---"] * len(columns)), *(_line([row.get(c, "") for c in columns]) for row in rows)]
-
-
-def plain(text: str) -> str:
-    """Text that markdown shows as it is: no HTML, no code, no links or images, on one line."""
-    for character in "\\`*[]":
-        text = text.replace(character, f"\\{character}")
-    # Only these end a line in markdown; other white space stays, since numbers are held together by it.
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("\r", "\n").split("\n"))
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(plain(str(cell)).replace('|', '/') for cell in cells)} |"

@@ -22,8 +22,10 @@ from tasks.endpoints.placement import Device, Placement, place
 from tasks.endpoints.probe import GatewayState, ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
+from tasks.endpoints.proving import Proving
 from tasks.endpoints.report import Report
-from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
+from tasks.endpoints.routes import Routes, read_routes, write_routes
+from tasks.endpoints.shared_instances import Sharing
 from tasks.endpoints.told import Told
 from tasks.endpoints.visibility import Visibility
 from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, channel_of, choose_routes, wishes_of
@@ -90,6 +92,7 @@ class Agent:
         self.profile = profile
         self.instances: dict[str, Instance] = {}
         self._routes = read_routes(routes) or Routes()
+        self._sharing = Sharing(artifacts, self.run_folder, profile)
         mark = os.environ.get("EMPELT_INSTANCE")  # by which `empelt up` finds leftovers; instances inherit it
         self._env = {"EMPELT_INSTANCE": mark} if mark else {}
         self._facts: LauncherFacts | None = None
@@ -102,6 +105,7 @@ class Agent:
             drain_seconds=drain_seconds,
             on_drained=lambda name, ended, seconds: self._told.drained(channel_of(name), ended, seconds),
         )
+        self._proving = Proving(state, self._executor)
         self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
         self._report = Report(state, name)
         self._last_trouble = ""
@@ -133,7 +137,7 @@ class Agent:
             return
         listed = self._listed()
         for instance in self.instances.values():
-            instance.watch(listed)
+            instance.watch(listed, self._prove)
         if listed is None and not self.instances:
             return  # just begun: until it is known what runs, the routes stay as they are
         placement, wishes = self._place(self._desired, listed or {})
@@ -144,10 +148,21 @@ class Agent:
         try:
             self._visibility.advance(self._desired, self._routes, gateway)
             image = self._facts.image if self._facts else "vllm unknown"
-            self._report.instances([one.status(image) for _, one in sorted(self.instances.items())])
+            self._report.instances([one.status(image) for one in self._seen()])
         except TransientError as error:
             self._trouble(str(error))
-        self._told.advance(self._desired, [one for _, one in sorted(self.instances.items())])
+        self._told.advance(self._desired, self._seen())
+
+    def _seen(self) -> list[Instance]:
+        """Every instance, and once more for each adapter that one answers for, as that is asked for by name."""
+        return [*(one for _, one in sorted(self.instances.items())), *self._sharing.answering(self.instances)]
+
+    def _prove(self, one: Instance) -> str | None:
+        """Whether a start that no flow checks is the judged model; None while it is asked, or its image is unknown."""
+        if self._facts is None:
+            return None
+        pinned = f"{one.wish.channel}@{one.wish.digest[:12]}"
+        return self._proving.problem(one.uds, pinned, one.wish.digest, one.profile.facts(image=self._facts.image))
 
     def _listed(self) -> Mapping[str, Listed] | None:
         """What the launcher runs; None while it does not answer, and then it is started again if it has ended."""
@@ -166,17 +181,22 @@ class Agent:
     def _place(self, desired: Desired, listed: Mapping[str, Listed]) -> tuple[Placement, list[Wish]]:
         """What should run, and where. Adopts what runs already."""
         alive = {name for name, entry in listed.items() if entry.alive}
+        for wish in self._sharing.recall(alive - set(self.instances)):
+            one = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
+            one.adopt(listed[wish.name], self.artifacts)
         running = alive | {name for name, one in self.instances.items() if one.started}
         failing = {name for name, one in self.instances.items() if one.state == "failed"}
         hopeless = {name for name, one in self.instances.items() if one.is_hopeless}
-        wishes = wishes_of(desired, self._routes, running=running, failing=failing | hopeless, hopeless=hopeless)
+        told = {"running": self._sharing.held_by(running, self.instances)}
+        told |= {"failing": self._sharing.asked_of(failing | hopeless), "hopeless": self._sharing.asked_of(hopeless)}
+        wishes = self._sharing.arrange(wishes_of(desired, self._routes, **told), self.instances, self._routes)
         needs = []
         for wish in wishes:
             instance = self.instances.get(wish.name)
             if instance is None:
                 instance = self.instances[wish.name] = Instance(wish, self._profile_of(wish))
                 if wish.name in alive and not self._drain.has(wish.name):
-                    instance.adopt(listed[wish.name], self.artifacts)
+                    instance.adopt(listed[wish.name], self.artifacts, is_routed=wish.name in self._routes.instances)
             instance.renew(wish)
             instance.prepare(self.artifacts, self._executor)
             if not instance.given_up:
@@ -208,25 +228,21 @@ class Agent:
                 instance.wait_for(f"{WAITS_FOR_ROOM}: {placement.waiting.get(wish.name, 'given up')}")
             elif listed is None or self._drain.has(wish.name):
                 instance.wait_for("waits for the launcher")
-            elif instance.state == "failed" and instance.started and wish.name not in self._routes.instances:
+            elif instance.state == "failed" and instance.started and not self._routes.has(wish.name):
                 self._drain.stop(wish.name)  # it hangs, or its engine is dead: its group must be gone first
             elif instance.may_start and device.name in busy:
                 instance.wait_for(f"waits for its turn on {device.name}")
             elif instance.may_start:
                 if instance.failures:
                     self._told.restarted(wish.channel)
+                self._sharing.remember(wish)
                 instance.start(self.client, device, self.run_folder, self._env)
                 busy.add(device.name)
 
     def _write_routes(self, desired: Desired, placement: Placement) -> None:
-        ready = {
-            name: InstanceRoute(
-                name=name, channel=one.wish.channel, digest=one.wish.digest, uds=one.uds, release=one.wish.release
-            )
-            for name, one in self.instances.items()
-            if one.state == "ready" and name in placement.placed
-        }
-        coming = {name for name, one in self.instances.items() if one.is_coming}
+        up = {name for name, one in self.instances.items() if one.state == "ready" and name in placement.placed}
+        coming = self._sharing.asked_of({name for name, one in self.instances.items() if one.is_coming})
+        ready = self._sharing.routes(up, self.instances)
         chosen = choose_routes(desired, ready, coming, self._routes)
         if not chosen.same_as(self._routes) or not self.routes_path.exists():
             self._routes = chosen.model_copy(update={"serial": self._routes.serial + 1})
@@ -256,6 +272,7 @@ class Agent:
         for name, one in list(self.instances.items()):
             if name not in wished and not one.started:
                 del self.instances[name]
+                self._sharing.forget(name)
 
     def _trouble(self, message: str) -> None:
         """Say it once, not every 0.3 s."""

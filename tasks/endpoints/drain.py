@@ -63,7 +63,7 @@ class Drain:
         """
         if name in self._stopping:
             return True
-        if name in routes.instances:
+        if routes.has(name):
             return False
         serial, since = self._leaving.setdefault(name, (routes.serial, time.monotonic()))
         ended = EMPTY

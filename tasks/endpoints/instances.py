@@ -3,14 +3,15 @@
 States as a person sees them: ``starting`` (hashing, waiting for room, loading), ``ready``, ``failed``, ``stopping``. A
 staged instance that fails twice stays failed, so that a broken candidate cannot keep a device busy for ever; a live
 one is tried again for as long as it is wanted, at most once a minute. Its files are hashed again before each start, and
-before it is ready they must be those that were hashed, in the folder and in its processes' maps.
+before it is ready they must be those that were hashed, in the folder and in its processes' maps. A start that no flow
+checks must answer as its artifact did when it was judged, before it is ready.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tasks.endpoints.placement import Device, Need
 from tasks.endpoints.probe import ask_health
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts
+from tasks.endpoints.proving import ASKED
 from tasks.endpoints.wishes import Wish
 
 MAX_BACKOFF_SECONDS = 60.0
@@ -55,6 +57,8 @@ class Instance:
     device: Device | None = None
     started: bool = False
     """A process of it may exist: it loads, answers, hangs or is being stopped."""
+    needs_proof: bool = False
+    """Nobody but the agent holds what this start says against what was judged."""
     failures: int = 0
     retry_at: float = 0.0
     _hashing: Future[list[Artifact]] | None = None
@@ -62,6 +66,7 @@ class Instance:
     _hashed: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """Which files were hashed; empty for one that an earlier agent had hashed."""
     _mapped: str = ""
+    _has_started: bool = False
     _last_health: float = 0.0
     _started_at: float = 0.0
 
@@ -90,6 +95,10 @@ class Instance:
     def is_loading(self) -> bool:
         """Its process is on its way up, and its device is spoken for: two at once mis-size each other (vllm#55827)."""
         return self.started and self.state == "starting"
+
+    def answers_for(self, wish: Wish) -> "Instance":
+        """What is known of it as the one that answers for one of its adapters: neither flags nor facts name others."""
+        return replace(self, wish=wish, profile=replace(self.profile, adapters=()))
 
     def need(self) -> Need:
         """What it needs of a device."""
@@ -136,14 +145,19 @@ class Instance:
         """Its files have been hashed and its back-off is over."""
         return self._verified and not self.started and time.monotonic() >= self.retry_at
 
-    def adopt(self, listed: Listed, artifacts: Artifacts) -> None:
-        """Take over a running instance that an earlier agent had hashed and started. It answers without a pause."""
+    def adopt(self, listed: Listed, artifacts: Artifacts, *, is_routed: bool) -> None:
+        """Take over a running instance that an earlier agent had hashed and started.
+
+        One that was routed goes on answering without a pause; another one may be a start that nobody has checked yet.
+        """
         try:
             self.artifact = artifacts.get(self.wish.digest)
+            self.adapters = tuple(artifacts.get(one.digest) for one in self.profile.adapters)
         except ModelRefused as error:  # it answers from what it has mapped; it could not be started again
             logger.warning("%s runs, but %s", self.wish.name, error)
         self.pid, self.start_time, self.uds, self.started = listed.pid, listed.start_time, listed.uds, True
         self._started_at = time.monotonic()
+        self.needs_proof = not is_routed
         self._move("starting", "adopted; asking for its health")
         logger.info("%s: adopted pid %d", self.wish.name, listed.pid)
         self.watch({self.wish.name: listed})
@@ -153,6 +167,8 @@ class Instance:
         if self.artifact is None:
             return
         self.device = device
+        # The first start of what is staged is checked by whoever staged it; a later one may come after that.
+        self.needs_proof = self.failures > 0 or self._has_started or self.wish.keep != "staged"
         self.uds = str(run_folder / f"{self.wish.name}.{time.time_ns() // 1_000_000 % 10**8}.sock")
         try:
             self.pid, self.start_time = launcher.start(
@@ -170,12 +186,21 @@ class Instance:
         except EndpointUnavailable as error:
             self._fail(str(error))
             return
-        self.started, self._started_at = True, time.monotonic()
+        self.started, self._started_at, self._has_started = True, time.monotonic(), True
         self._move("starting", "loading")
         logger.info("%s: started as pid %s on %s", self.wish.name, self.pid, device.name)
 
-    def watch(self, listed: Mapping[str, Listed] | None) -> None:
-        """See whether it has come up, or has gone. ``listed`` is None while the launcher does not answer."""
+    def watch(
+        self,
+        listed: Mapping[str, Listed] | None,
+        prove: Callable[["Instance"], str | None] = lambda _: None,
+    ) -> None:
+        """See whether it has come up, or has gone.
+
+        Args:
+            listed: what the launcher runs; None while it does not answer.
+            prove: what speaks against its being the judged model: "" if nothing does, None while it is being asked.
+        """
         if not self.started or self.state not in ("starting", "ready"):
             return
         entry = listed.get(self.wish.name) if listed is not None else None
@@ -194,14 +219,25 @@ class Instance:
             self._fail("its engine is dead: /health was refused or answered 503")
         elif self.state == "ready" and self.failures and now - self._started_at > MAX_BACKOFF_SECONDS:
             self.failures = 0
-        elif self.state == "starting" and health.up:
-            if problems := self._other_files():
-                self._fail(f"it may serve other files than those that were hashed: {'; '.join(problems)}")
-                return
+        elif self.state == "starting" and health.up and self._is_judged_model(prove):
             self._move("ready", "")
             logger.info("%s: ready after %.1f s", self.wish.name, now - self._started_at)
         elif self.state == "starting" and now - self._started_at > READY_DEADLINE_SECONDS:
             self._fail(f"it was not ready within {READY_DEADLINE_SECONDS:.0f} s")
+
+    def _is_judged_model(self, prove: Callable[["Instance"], str | None]) -> bool:
+        """By its files, and where nobody else asks, by what it says. A failure if not; False while it is asked."""
+        if problems := self._other_files():
+            self._fail(f"it may serve other files than those that were hashed: {'; '.join(problems)}")
+            return False
+        if not self.needs_proof:
+            return True
+        wrong = prove(self)
+        if wrong:
+            self._fail(f"it does not answer as it did when it was judged: {wrong}")
+        elif wrong is None and self.reason != ASKED:
+            self._move("starting", ASKED)
+        return wrong == ""
 
     def _other_files(self) -> list[str]:
         """What speaks against its having loaded the files that were hashed. It has no traffic yet."""

@@ -83,7 +83,7 @@ def _body(model: str, prompt: Prompt, tokens: Sequence[int] | None) -> dict[str,
 
 
 def ask_model(where: str, path: str, body: dict[str, Any], model: str, key: str) -> Reply:
-    """One question, asked again where nothing was answered.
+    """One question, asked again only where nothing was answered.
 
     Raises:
         InputError: the server refused it.

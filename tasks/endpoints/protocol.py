@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from tasks.domain.models import Artifact, ChannelState, Digest, ModelRef
+from tasks.domain.outputs import ReferenceOutputs
 from tasks.domain.records import CanaryWish, Desired, InstanceStatus, PromotionFact, PromotionStep, Wanted
 
 
@@ -81,6 +82,9 @@ class DesiredState(Protocol):
 
     def agent_heartbeat(self, at: datetime | None = None, agent: str = ...) -> object:
         """This agent is alive."""
+
+    def outputs_of(self, key: Digest) -> ReferenceOutputs | None:
+        """What a model said when it was judged; None where nothing is on record."""
 
     def promotions(self, channel: str) -> Sequence[PromotionFact]:
         """Every switch of the channel, newest first; this and what follows is for people to see."""

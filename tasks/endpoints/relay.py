@@ -216,7 +216,10 @@ class Relay:
     ) -> None:
         is_stream = bool(asked.fields.get("stream"))
         body, began = asked.to(instance.pinned), time.monotonic()
-        async with self.upstream.ask(instance, asked.path, body, asked.headers, is_stream=is_stream) as response:
+        asking = self.upstream.ask(
+            instance, asked.path, body, asked.headers, is_stream=is_stream, is_fresh=tries.count > 0
+        )
+        async with asking as response:
             if not response.kind.startswith("text/event-stream"):
                 answer = await response.whole(instance.pinned)
                 self._hear(target, told, answer.body)
@@ -250,11 +253,12 @@ class Relay:
 
     @contextmanager
     def _counted(self, instance: InstanceRoute) -> Iterator[None]:
-        self.board.in_flight[instance.name] += 1
+        counted = (instance.name, instance.process) if instance.process else (instance.name,)
+        self.board.in_flight.update(counted)
         try:
             yield
         finally:
-            self.board.in_flight[instance.name] -= 1
+            self.board.in_flight.subtract(counted)
 
 
 def _head(kind: str, target: Target, instance: InstanceRoute, retries: int) -> list[Header]:

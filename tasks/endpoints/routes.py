@@ -23,6 +23,8 @@ class InstanceRoute(Noun):
     uds: str
     """Where it listens: the path of its Unix socket; on a cluster ``http://address:port``."""
     release: str = ""
+    process: str = ""
+    """The instance that answers for it, where one holds adapters for several channels; else it is one of its own."""
 
     @property
     def pinned(self) -> str:
@@ -60,6 +62,10 @@ class Routes(Noun):
     """+1 for each file written; the gateway says which one it has loaded."""
     channels: Mapping[str, ChannelRoute] = {}
     instances: Mapping[str, InstanceRoute] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether requests go to the instance of this name, as its own or as one that it answers for."""
+        return name in self.instances or any(one.process == name for one in self.instances.values())
 
     def same_as(self, other: "Routes") -> bool:
         """Equal but for the serial."""

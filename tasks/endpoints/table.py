@@ -10,3 +10,5 @@ ENDPOINTS: Mapping[str, Callable[..., Endpoint]] = {
     "local": LocalEndpoint,  # one host: launcher, agent and gateway
     "kubernetes": KubernetesEndpoint,  # a cluster: reconciler and gateway
 }
+SERVE_ADAPTERS = frozenset({"local"})
+"""Those that serve adapters over one model. Elsewhere a catalog that asks for it is refused."""

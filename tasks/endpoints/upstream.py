@@ -15,7 +15,8 @@ from tasks.endpoints.stream import check_model
 
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 3.0
-"""vLLM closes idle connections after 5 s; ours must be the side that closes first."""
+"""vLLM closes idle connections after 5 s; ours must be the side that closes first. On a machine that is short of CPU it
+is not always: such a connection breaks when it is used, so whoever asks again gets a new one."""
 FAILED = (500, 502, 504)
 
 
@@ -69,22 +70,39 @@ class Upstream:
         self._patient = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         """For an answer that comes whole: nothing is heard of it until it has been generated."""
         self._streaming = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle_seconds)
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        """By socket: an instance that was started again has another one."""
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        """By socket, an instance that was started again has another one; and whether each connection is a new one."""
         self._busy: Counter[str] = Counter()
 
     @asynccontextmanager
     async def ask(
-        self, instance: InstanceRoute, path: str, body: bytes, headers: Mapping[str, str], *, is_stream: bool
+        self,
+        instance: InstanceRoute,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        is_stream: bool,
+        is_fresh: bool = False,
     ) -> AsyncIterator[Response]:
         """Ask, and read the answer's head.
+
+        Args:
+            instance: who is asked.
+            path: of its API.
+            body: passed on as it is.
+            headers: the same.
+            is_stream: the answer is to come in pieces, and may not be silent for long.
+            is_fresh: over a new connection: a kept one may have been closed by the other side a moment ago.
 
         Raises:
             Lost: it did not come.
         """
         timeout = self._streaming if is_stream else self._patient
         address = instance.uds if _is_tcp(instance.uds) else "http://instance"
-        posted = self._session(instance.uds).post(f"{address}{path}", data=body, headers=headers, timeout=timeout)
+        posted = self._session(instance.uds, is_fresh=is_fresh).post(
+            f"{address}{path}", data=body, headers=headers, timeout=timeout
+        )
         self._busy[instance.uds] += 1
         try:
             try:
@@ -98,9 +116,10 @@ class Upstream:
 
     async def forget(self, routed: Collection[str]) -> None:
         """Close the pools of sockets that are out of the routes and have nothing under way."""
-        for uds in [uds for uds in self._sessions if uds not in routed and self._busy[uds] <= 0]:
+        for uds, is_fresh in [key for key in self._sessions if key[0] not in routed and self._busy[key[0]] <= 0]:
+            await self._sessions.pop((uds, is_fresh)).close()
+        for uds in [uds for uds, count in self._busy.items() if uds not in routed and count <= 0]:
             del self._busy[uds]
-            await self._sessions.pop(uds).close()
 
     async def close(self) -> None:
         """Close every pool."""
@@ -108,12 +127,12 @@ class Upstream:
             await session.close()
         self._sessions.clear()
 
-    def _session(self, uds: str) -> aiohttp.ClientSession:
-        session = self._sessions.get(uds)
+    def _session(self, uds: str, *, is_fresh: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get((uds, is_fresh))
         if session is None:
-            connector = _connector(uds)
+            connector = _connector(uds, is_fresh=is_fresh)
             session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
-            self._sessions[uds] = session
+            self._sessions[uds, is_fresh] = session
         return session
 
 
@@ -121,10 +140,11 @@ def _is_tcp(uds: str) -> bool:
     return uds.startswith("http://")
 
 
-def _connector(uds: str) -> aiohttp.BaseConnector:
+def _connector(uds: str, *, is_fresh: bool) -> aiohttp.BaseConnector:
+    kept = None if is_fresh else KEEP_ALIVE_SECONDS
     if _is_tcp(uds):
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-    return aiohttp.UnixConnector(uds, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=kept, force_close=is_fresh)
+    return aiohttp.UnixConnector(uds, limit=0, keepalive_timeout=kept, force_close=is_fresh)
 
 
 def lost_by(error: Exception) -> Lost:

@@ -18,12 +18,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+if __name__ == "__main__":
+    from .quick_start import prepare
+
+    prepare()
+
 from .command_file import MergeFile, read_merge_file
 from .errors import MergeError, RecipeError
 from .estimate import Estimate, estimate
 from .kernels.widths import load
 from .merge import MergeReport, merge_configs, plan_all
 from .places import places
+from .quick_start import settle
 from .run import Progress
 
 _SECONDS_BETWEEN = 0.1
@@ -82,10 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _leave)
     try:
         wanted = _read([(options.config, options.out), *options.also], options.allow_foreign_parent)
+        if not options.dry_run:
+            load()
+        settle()
         if options.dry_run:
             _tell_plans(wanted, options.threads, as_json=options.json_lines)
             return 0
-        load()
         first = next(iter(wanted.values()))
         reports = merge_configs(
             {out: file.config for out, file in wanted.items()},

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .adapter_files import CONFIG, HEAD, RANKS, Carried, Module, config_json, is_tied, modules_of, weights_layout
 from .checkpoint import Checkpoint
 from .command_file import MergeFile
+from .donor import donor_files
 from .errors import CheckpointError, MergeError, RecipeError, refuse_all
 from .kernels.widths import narrow_bf16
 from .low_rank import Factors, Matrix, factorize
@@ -29,6 +30,7 @@ from .methods.deltas import Combination
 from .methods.operation import BLOCK_ELEMENTS
 from .plan import MergePlan, TensorPlan
 from .reading import STORED, BlockReader, ShardFiles
+from .run import OnProgress, Progress
 from .writer import FileDigest, OutputFolder
 
 REPORT = "energy.json"
@@ -96,7 +98,15 @@ class AdapterReport:
         return told | {"files": {name: digest._asdict() for name, digest in self.files.items()}}
 
 
-def extract(file: MergeFile, out: Path, rank: int, *, carried: Carried = "input") -> AdapterReport:
+def extract(
+    file: MergeFile,
+    out: Path,
+    rank: int,
+    *,
+    carried: Carried = "input",
+    base_name: str = "",
+    on_progress: OnProgress | None = None,
+) -> AdapterReport:
     """Write the language part of a merge as an adapter. The folder appears whole or not at all.
 
     Args:
@@ -104,6 +114,9 @@ def extract(file: MergeFile, out: Path, rank: int, *, carried: Carried = "input"
         out: The folder to be; it must not exist, its parent must.
         rank: Of the adapter, for every module; 1 to 512.
         carried: What is carried beside the projections, where the server can.
+        base_name: What the adapter calls the model that it is for. With a name, that model's configuration, tokenizer
+            and template are put beside it, so that the folder says all but the weights of what is served.
+        on_progress: Called before each tensor, and at the end, with elements of the model's weights.
 
     Raises:
         RecipeError: The merge is no sum over the instruct model as it is, or the rank is out of range.
@@ -138,11 +151,15 @@ def extract(file: MergeFile, out: Path, rank: int, *, carried: Carried = "input"
     layout = weights_layout(shapes, plan.out_dtype)
     energies: list[Energy] = []
     inputs = plan.inputs()
+    total, done = sum(plan.tensors[name].tensor.elements for name in terms), 0
     # Never gone on with: a name of its own, by which what a killed one left is removed.
     with OutputFolder(out, layout.size_bytes + len(terms) * 400, uuid.uuid4().hex) as folder, ShardFiles() as files:
         weights = folder.weights(layout.file, layout.header, layout.size_bytes)
         pieces = _InOrder(layout.tensors)
         for name, of_sources in terms.items():
+            if on_progress is not None:
+                on_progress(Progress(done, total, name))
+            done += plan.tensors[name].tensor.elements
             delta = _delta(files, plan.tensors[name], of_sources)
             found, why = places[name]
             if why:
@@ -159,9 +176,14 @@ def extract(file: MergeFile, out: Path, rank: int, *, carried: Carried = "input"
         if plan.inputs() != inputs:
             raise CheckpointError(f"{config.where}: an input was written meanwhile; extract again when it is complete")
         folder.finish(weights)
-        folder.write(CONFIG, config_json(modules, rank))
+        folder.write(CONFIG, config_json(modules, rank, base_name))
+        if base_name:
+            for path in (instruct.path / "config.json", *donor_files(instruct.path)):
+                folder.copy(path)
         folder.write(REPORT, _energies_json(rank, energies))
         folder.commit()
+    if on_progress is not None:
+        on_progress(Progress(total, total, ""))
     return AdapterReport(
         rank=rank,
         dtype=plan.out_dtype,

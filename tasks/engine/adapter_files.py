@@ -108,10 +108,10 @@ def weights_layout(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> ShardLa
     return shard_layout(WEIGHTS, placed)
 
 
-def config_json(modules: list[Module], rank: int) -> bytes:
-    """``adapter_config.json``. It names no base: what an adapter belongs to is for its lineage to say."""
+def config_json(modules: list[Module], rank: int, base_name: str = "") -> bytes:
+    """``adapter_config.json``. Without a name for its base: what an adapter belongs to is for its lineage to say."""
     content: dict[str, Any] = {
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": base_name or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .config import parse_config, read_config
 from .errors import RecipeError
 from .merge import TunedPaths, by_roles
 from .merge_config import MergeConfig
 from .plan import DEFAULT_MAX_SHARD_BYTES
-from .recipe import Coefficients, parse_recipe
 from .strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    from .recipe import Coefficients
 
 
 class MergeFile(NamedTuple):
@@ -23,7 +25,7 @@ class MergeFile(NamedTuple):
     max_shard_bytes: int
     base: Path | None = None
     """Of a merge of roles."""
-    coefficients: Coefficients | None = None
+    coefficients: "Coefficients | None" = None
     """Of a recipe that is one of the two sums of deltas."""
 
 
@@ -51,6 +53,8 @@ def read_merge_file(path: Path) -> MergeFile:
     size = content.get("max_shard_bytes", DEFAULT_MAX_SHARD_BYTES)
     if type(size) is not int or size <= 0:
         raise RecipeError(f"{path}: max_shard_bytes is {size!r}, expected a number of bytes above 0")
+    from .recipe import parse_recipe
+
     recipe = parse_recipe(content["recipe"], f"{path}: recipe")
     base, instruct = (_path(content[role], f"{path}: {role}") for role in ("base", "instruct"))
     return MergeFile(*by_roles(recipe, base, instruct, tuned), size, base, recipe.sums(list(tuned)))

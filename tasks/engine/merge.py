@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .deltas import delta_figures, warnings
@@ -15,9 +15,11 @@ from .errors import CheckpointError, CorruptShard, MergeError, RecipeError, refu
 from .merge_config import MergeConfig, names
 from .places import places
 from .plan import DEFAULT_MAX_SHARD_BYTES, TORCH_NAMES, MergePlan, plan_merge
-from .recipe import Coefficients, Recipe, Tuned
 from .run import OnProgress, Output, available_threads, write_weights
 from .writer import JOURNAL_BYTES, FileDigest
+
+if TYPE_CHECKING:  # pydantic takes 0.06 s to load, and a merge by mergekit's YAML has no use for it
+    from .recipe import Coefficients, Recipe
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class MergeReport:
     """Of weight files, taken over from a merge of the same that was killed."""
     seconds: float
     threads: int
-    coefficients: Coefficients | None
+    coefficients: "Coefficients | None"
     """The a and b_k of `recipe`, for its two sums of deltas."""
     seed: int | None
     """Of a random method."""
@@ -59,7 +61,7 @@ class MergeReport:
 
 
 def merge(
-    recipe: Recipe,
+    recipe: "Recipe",
     *,
     base: Path,
     instruct: Path,
@@ -102,9 +104,11 @@ def merge(
 
 
 def by_roles(
-    recipe: Recipe, base: Path, instruct: Path, tuned: Mapping[str, TunedPaths]
+    recipe: "Recipe", base: Path, instruct: Path, tuned: Mapping[str, TunedPaths]
 ) -> tuple[MergeConfig, dict[str, str]]:
     """The merge of a recipe of roles, and what messages call its folders."""
+    from .recipe import Tuned
+
     paths = {k: Tuned(str(own.path), None if own.parent is None else str(own.parent)) for k, own in tuned.items()}
     labels = {own.parent: f"parent of {language}" for language, own in paths.items() if own.parent}
     labels |= {own.path: f"tuned base {language}" for language, own in paths.items()}
@@ -160,7 +164,7 @@ def merge_configs(
             output.folder.check()
         for output in outputs:
             output.folder.commit()
-    seconds, peak = time.monotonic() - began, _peak_rss_bytes()
+    seconds, peak = time.monotonic() - began, peak_rss_bytes()
     return {
         out: _report(output, seconds, workers, peak, *figures[out]) for out, output in zip(plans, outputs, strict=True)
     }
@@ -256,7 +260,7 @@ def _report(
     )
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """VmHWM where there is a /proc. ru_maxrss survives exec, so a child would report the peak of its parent."""
     status = Path("/proc/self/status")
     if status.is_file():

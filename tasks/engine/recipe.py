@@ -63,6 +63,9 @@ class Recipe(BaseModel):
     """w_I."""
     tuned_weight: Weight | dict[str, Weight] = 1.0
     """w_k: one number for every language, or one per language name, each named."""
+    tuned_depth: tuple[Weight, ...] = ()
+    """Factors of the tuned weights over the depth, evenly spread from the first layer to the last; tensors outside of
+    the layers get the first. Only for task_arithmetic, whose weights are not divided by a sum. Empty: 1 everywhere."""
     out_dtype: OutDtype = "bfloat16"
     """What the output is stored in. The sum is float32 whatever this says."""
     special_rows: Literal["merge", "instruct"] = "instruct"
@@ -96,6 +99,17 @@ class Recipe(BaseModel):
                 f"instruct_weight {self.instruct_weight} and tuned_weight {self.tuned_weight} leave nothing to merge; "
                 "at least one must be above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _depth_is_of_a_sum(self) -> Self:
+        if self.tuned_depth and self.method != "task_arithmetic":
+            raise ValueError(
+                f"tuned_depth {list(self.tuned_depth)} is for task_arithmetic alone, and the method is {self.method}; "
+                "leave it out"
+            )
+        if self.tuned_depth and not any(self.tuned_depth):
+            raise ValueError(f"tuned_depth {list(self.tuned_depth)} leaves nothing of the language; set one above 0")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +153,9 @@ class Recipe(BaseModel):
                 {
                     "model": path,
                     **({"parent": parents[path]} if path in parents else {}),
-                    "parameters": {"weight": weight} if "weight" in per_model else {},
+                    "parameters": {"weight": self._over_depth(weight, path == instruct)}
+                    if "weight" in per_model
+                    else {},
                 }
                 for path, weight in weights.items()
                 if path not in apart
@@ -157,6 +173,10 @@ class Recipe(BaseModel):
         if "instruct_weight" in spec.parameters:
             mapping["parameters"].setdefault("instruct_weight", self.instruct_weight)
         return parse_config(mapping, where)
+
+    def _over_depth(self, weight: float, is_instruct: bool) -> float | list[float]:
+        """The weight of one model, as a gradient where it has one."""
+        return weight if is_instruct or not self.tuned_depth else [weight * factor for factor in self.tuned_depth]
 
     def _weights_count(self, where: str) -> None:
         """Refuse weights that the method has no use for."""
@@ -191,8 +211,9 @@ class Recipe(BaseModel):
         return Coefficients(self.instruct_weight / scale, {name: w / scale for name, w in weights.items()})
 
     def sums(self, languages: Sequence[str]) -> Coefficients | None:
-        """`coefficients` for linear and task arithmetic; None for methods that are not one sum of deltas."""
-        return self.coefficients(languages) if self.method in ("linear", "task_arithmetic") else None
+        """`coefficients` for linear and task arithmetic; None where it is not one sum for all tensors."""
+        plain = self.method in ("linear", "task_arithmetic") and not self.tuned_depth
+        return self.coefficients(languages) if plain else None
 
     def _tuned_weights(self, languages: Sequence[str]) -> dict[str, float]:
         if len(set(languages)) != len(languages):

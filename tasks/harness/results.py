@@ -27,7 +27,7 @@ def scores_of(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> tuple[Sco
     """
     if "acc_bytes" in samples[0]:
         _refuse_constant(benchmark, samples)
-        return (_score(benchmark, "acc", [_marked(s, float(s["acc_bytes"])) for s in samples]),)
+        return (_score(benchmark, "acc", [_marked(s, float(s["acc_bytes"]), _picked(s)) for s in samples]),)
     if "bits_per_byte" in samples[0]:
         return (_score(benchmark, "bits_per_byte", [_bits(s) for s in samples], higher_is_better=False),)
     if "followed" in samples[0]:
@@ -99,6 +99,12 @@ def _refuse_constant(benchmark: str, samples: Sequence[Mapping[str, Any]]) -> No
             f"{benchmark}: choice {picked.pop()} was picked on all {len(samples)} items, whose answers are"
             f" {sorted(gold)}: the model or the server does not look at the choices"
         )
+
+
+def _picked(sample: Mapping[str, Any]) -> str:
+    """The choice that the model found likeliest, in words."""
+    choices = sample["doc"]["choices"]
+    return str(choices[_pick([pair[0] for pair in sample["filtered_resps"]], choices)])[:ANSWER_LENGTH]
 
 
 def _pick(likelihoods: Sequence[float], choices: Sequence[str]) -> int:

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tasks.domain.decision import mark
-from tasks.domain.evidence import Evidence, interval, limits, score_of
+from tasks.domain.evidence import Evidence, interval, limits, mark, score_of
 from tasks.domain.gate import LOWER_IS_BETTER, Check
 from tasks.domain.verdict import Row, Verdict
 from tasks.pictures.style import (

@@ -2,7 +2,8 @@
 
     facts       facts.py (models), jobs.py (jobs, approvals), judgements.py (scores, verdicts, ends, holds), bases.py
                 (what became of tuned bases), publications.py (what stands on a Hub), outputs.py (what judged
-                models said, and whether that is what channels answer): appended, never changed
+                models said, and whether that is what channels answer), searches.py (for a recipe, and what was
+                heard of its candidates): appended, never changed
     at once     glance.py: what a watch asks about all jobs and repositories in a few queries
     what moves  claims.py, turns.py, channels.py, canaries.py (and how promotions went), serving.py, polls.py
     below       database.py (transactions, schema), tables.py, migrations/
@@ -29,6 +30,7 @@ from tasks.store.judgements import JudgementFacts
 from tasks.store.outputs import OutputFacts
 from tasks.store.polls import Polls
 from tasks.store.publications import PublicationFacts
+from tasks.store.searches import SearchFacts
 from tasks.store.serving import Serving
 from tasks.store.turns import Turns
 from tasks.store.views import Views
@@ -43,6 +45,7 @@ class Ledger(
     BaseFacts,
     PublicationFacts,
     OutputFacts,
+    SearchFacts,
     Glances,
     Claims,
     Turns,

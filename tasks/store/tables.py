@@ -279,6 +279,24 @@ audits = Table(
     Column("at", Utc, nullable=False),
 )
 
+hearings = Table(
+    "hearings",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("artifact_digest", String, nullable=False),
+    Column("found", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+searches = Table(
+    "searches",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("job_key", String, nullable=False),
+    Column("chosen", String, index=True),
+    Column("tried", JSON, nullable=False),
+    Column("said", String, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 promotion_steps = Table(
     "promotion_steps",
     metadata,
@@ -300,6 +318,7 @@ FACTS = (
     *("verdicts", "job_ends", "holds", "attempts", "promotions"),
     *("jobs", "approvals", "acknowledgements", "watches", "base_changes", "publications"),
     *("reference_outputs", "audits", "promotion_steps"),
+    *("hearings", "searches"),
 )
 
 # --- what moves ------------------------------------------------------------------------------------------------------

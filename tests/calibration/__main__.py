@@ -1,6 +1,6 @@
 """``python -m tests.calibration``: the table of false passes and power; exit code 1 if a promise is not kept.
 
---draws N   simulated evaluations of each truth (20,000)
+--draws N   simulated evaluations of each truth (100,000)
 --json      one JSON object instead of the table
 """
 
@@ -8,14 +8,15 @@ import argparse
 import json
 import sys
 import time
+from datetime import UTC, datetime
 
-from tests.calibration.simulation import ALLOWED, SLACK, cases, play
+from tests.calibration.simulation import ALLOWED, DRAWS, SEED, SLACK, cases, play
 
 
 def main() -> int:
     """Play all cases, print the table last."""
     parser = argparse.ArgumentParser(prog="python -m tests.calibration")
-    parser.add_argument("--draws", type=int, default=20_000)
+    parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     began, found = time.monotonic(), []
@@ -27,13 +28,14 @@ def main() -> int:
         rows = [{**one._asdict(), "case": one.case.name, "n": one.case.n, "holds": one.holds} for one in found]
         sys.stdout.write(json.dumps({"draws": arguments.draws, "allowed": ALLOWED, "rows": rows}) + "\n")
         return 1 if broken else 0
-    print(f"{arguments.draws} evaluations of each truth; false passes: one-sided 99 % bound at most {ALLOWED:g},")
-    print(f"power at most {SLACK:g} below what is stated\n")
+    print(
+        f"{arguments.draws:,} evaluations of each truth, seed {SEED}, {datetime.now(UTC):%Y-%m-%d}; false passes: one-sided 99 % bound"
+    )
+    print(f"at most {ALLOWED:g}, power at most {SLACK:g} below what is stated\n")
     print("| case | n | margin | false pass | 99 % bound | power | stated | items asked | |")
     print("|---|---|---|---|---|---|---|---|---|")
     for one in found:
-        stated = "–" if one.stated is None else f"{one.stated:.3f}"
-        figures = f"{one.false_pass:.4f} | {one.upper:.4f} | {one.power:.3f} | {stated} | {one.items:.0%}"
+        figures = f"{one.false_pass:.4f} | {one.upper:.4f} | {one.power:.3f} | {one.stated:.3f} | {one.items:.0%}"
         print(f"| {one.case.name} | {one.case.n} | {one.case.margin:g} | {figures} | {'' if one.holds else 'BROKEN'} |")
     return 1 if broken else 0
 

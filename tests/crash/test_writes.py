@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, text
 
 from tasks.domain.errors import InputError
 from tasks.domain.records import InstanceStatus
+from tasks.domain.search import SearchFact
 from tasks.store import database
 from tasks.store.ledger import Ledger
 from tasks.store.tables import metadata
@@ -63,6 +64,7 @@ def tried(ledger: Ledger) -> Any:
 STATUS = InstanceStatus(
     name="eu-a", digest=make.digest("a"), channel="eu", state="ready", since=NOW, mode="plain", model_name="eu@a"
 )
+SEARCH = SearchFact(key=make.digest("k"), job_key=make.digest("j"), chosen=None, tried=(), said="none is left")
 CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "record_release": (nothing, lambda ledger, _: ledger.record_release(make.release())),
     "record_repo_state": (nothing, lambda ledger, _: ledger.record_repo_state("lab/x", "id1", "1" * 40, None, NOW)),
@@ -111,6 +113,8 @@ CALLS: dict[str, tuple[Prepare, Callable[[Ledger, Any], Any]]] = {
     "record_publication": (nothing, lambda ledger, _: ledger.record_publication(make.publication())),
     "record_outputs": (nothing, lambda ledger, _: ledger.record_outputs(make.outputs())),
     "record_audit": (nothing, lambda ledger, _: ledger.record_audit(make.audit())),
+    "record_hearing": (nothing, lambda ledger, _: ledger.record_hearing(make.digest("k"), make.digest("a"), [1.5])),
+    "record_search": (nothing, lambda ledger, _: ledger.record_search(SEARCH)),
     "agent_heartbeat": (nothing, lambda ledger, _: ledger.agent_heartbeat(NOW)),
 }
 ELSEWHERE = {

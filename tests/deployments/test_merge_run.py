@@ -1,6 +1,10 @@
 """A merge as a flow run on a real Prefect server: what is made, the card beside it, its record, its progress artifact."""
 
+import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +15,8 @@ from rich.console import Console
 
 from deployments.merging import merge_here
 from tasks import doors
+from tasks.disk import merge_folder, require_room
+from tasks.domain.card import merge_config
 from tasks.domain.jobs import Job
 from tasks.domain.lineage import content_digest
 from tasks.domain.models import Artifact, Digest
@@ -21,6 +27,21 @@ from tasks.settings import Settings
 from tasks.store.files import hash_all, plain_files
 
 V2 = "empelt-demo/llama-tiny-instruct-v2"
+DIES_WHEN_HALF_IS_WRITTEN = """
+import os, signal, sys
+from pathlib import Path
+from tasks.engine.command_file import read_merge_file
+from tasks.engine.merge import merge_configs
+
+def die(progress):
+    if progress.done_bytes >= progress.total_bytes // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+file = read_merge_file(Path(sys.argv[1]))
+# What is noted every 256 MB, every 256 kB here: the whole model has 10 MB.
+options = dict(max_shard_bytes=file.max_shard_bytes, labels=file.labels, base=file.base, journal_bytes=1 << 18)
+merge_configs({Path(sys.argv[2]): file.config}, on_progress=die, **options)
+"""
 
 
 class Merged(NamedTuple):
@@ -37,6 +58,7 @@ class Merged(NamedTuple):
 def merged(prefect_server: int, installation: Settings) -> Merged:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.client.schemas.sorting import ArtifactSort
 
     from flows.merge_candidate import merge_candidate
 
@@ -47,8 +69,33 @@ def merged(prefect_server: int, installation: Settings) -> Merged:
     artifact = doors.open_store().get(digest)
     with get_client(sync_client=True) as client:
         key = ArtifactFilter(key=ArtifactFilterKey(any_=["merge-llama-tiny-eu"]))
-        (progress,) = client.read_artifacts(artifact_filter=key)
+        progress = client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)[0]
     return Merged(job, inputs, artifact, progress, Path(artifact.folder))
+
+
+def test_a_merge_that_was_killed_is_gone_on_with(
+    prefect_server: int, installation: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process of the engine is killed, as with the run that started it; the next attempt finds what it wrote."""
+    from flows.merge_candidate import merge_candidate
+
+    store = doors.open_store()
+    with disable_run_logger():
+        job = open_job.fn("llama-tiny", V2, "eu")
+        inputs = {part.role: fetch_model.fn(part.role, part.ref, part.digest) for part in job.lineage.ingredients}
+    folders = {role: store.get(digest).folder for role, digest in inputs.items()}
+    scratch = store.scratch(merge_folder(job), outlives=True)
+    (scratch / "config.json").write_text(json.dumps(merge_config(job.lineage.recipe, folders), indent=1))
+    command = [sys.executable, "-c", DIES_WHEN_HALF_IS_WRITTEN, str(scratch / "config.json"), str(scratch / "out")]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert require_room(job).arrived > 0  # what is on the disk is not asked for again
+    digest = merge_candidate(job, inputs)
+    assert re.search(r"merged .* of them by an attempt that was killed", caplog.text), caplog.text
+    assert not scratch.exists()
+    assert store.verify(digest).digest == digest
+    doors.forget()
+    assert merge_candidate(job, inputs) == digest  # known: nothing is merged
 
 
 def head_of(card: str) -> dict[str, Any]:

@@ -19,11 +19,9 @@ from tasks.domain.report import (
     channel_page,
     decision_page,
     gate_rows,
-    markdown_table,
-    number,
-    plain,
     score_rows,
 )
+from tasks.domain.report_text import markdown_table, number, plain
 from tasks.domain.verdict import Verdict, judge
 
 RIGHT = {"candidate": 60, "instruct": 50, "live": 40}

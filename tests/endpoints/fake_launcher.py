@@ -29,6 +29,7 @@ def start(asked):
     log = Path(options.logs) / f"{asked['name']}.log"
     script = Path(__file__).with_name("fake_vllm.py")
     command = [sys.executable, str(script), "--uds", asked["uds"], "--model", asked["model"]]
+    command += ["--adapters", json.dumps(asked.get("adapters", []))]
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     entry = {"name": asked["name"], "process": process, "model": asked["model"], "uds": asked["uds"], "log": str(log)}

@@ -1,6 +1,8 @@
 """Stands for one vLLM: answers with the name of its model folder, and can be told to misbehave as vLLM does.
 
-    python fake_vllm.py --uds PATH --model FOLDER [--seconds-to-load S]
+    python fake_vllm.py --uds PATH --model FOLDER [--adapters JSON] [--seconds-to-load S]
+
+With adapters, ``[{"name", "path"}]``, it answers to their names alone, each with the name of its own folder.
 
 POST /behave changes how it answers from then on, until it is told otherwise; a model's config.json may say so from the
 start, as ``behaves``:
@@ -9,6 +11,7 @@ start, as ``behaves``:
     empty   200, and no word
     text    what it says, instead of its name
     status  with this error; ``times``: only so often
+    stale   it closes a kept connection when that is used again, as one that closes idle connections too soon
     reset   it closes the connection before its first byte; ``times`` as above
     hang    it never answers
     served  it knows only these names, and answers 404 to others: another server on the same socket
@@ -32,6 +35,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import scored
@@ -45,16 +49,20 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--uds", required=True)
 parser.add_argument("--model", required=True)
 parser.add_argument("--seconds-to-load", type=float, default=0.0)
+parser.add_argument("--adapters", type=json.loads, default=[])
 options = parser.parse_args()
 NAME = Path(options.model).name
+ADAPTERS = {one["name"]: Path(one["path"]).name for one in options.adapters}
 config = Path(options.model) / "config.json"
-FAULT = json.loads(config.read_text()).get("fault") if config.exists() else None
+CONFIGS = [config, *(Path(one["path"]) / "config.json" for one in options.adapters)]
+FAULTS = [json.loads(path.read_text()).get("fault") for path in CONFIGS if path.exists()]
 CALM = {
     "abort": False,
     "empty": False,
     "text": "",
     "status": 0,
     "reset": False,
+    "stale": False,
     "hang": False,
     "served": [],
     "says": "",
@@ -66,6 +74,8 @@ CALM = {
 }
 AT = ("die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at")
 CALM |= {"salt": sum(NAME.encode()) % 97, "bare": False}
+used: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+"""Connections that have brought a request."""
 behaviour = CALM | (json.loads(config.read_text()).get("behaves", {}) if config.exists() else {})
 
 
@@ -84,7 +94,8 @@ async def behave(request: Request) -> Response:
 
 async def misbehave(request: Request, asked: dict) -> Response | None:
     """An error instead of an answer; None when this one is to be answered."""
-    if behaviour["served"] and asked["model"] not in behaviour["served"]:
+    served = behaviour["served"] or list(ADAPTERS)
+    if served and asked["model"] not in served:
         error = {"message": f"The model `{asked['model']}` does not exist.", "type": "NotFoundError", "code": 404}
         return JSONResponse({"error": error}, 404)
     if behaviour["hang"]:
@@ -101,14 +112,20 @@ async def misbehave(request: Request, asked: dict) -> Response | None:
 
 async def complete(request: Request) -> Response:
     asked = await request.json()
+    transport = request._receive.__self__.transport
+    if behaviour["stale"] and transport in used:
+        transport.abort()
+        return Response()
+    used.add(transport)
     if (fault := await misbehave(request, asked)) is not None:
         return fault
     if "prompt_logprobs" in asked and not behaviour["abort"]:
         asked |= {"prompt_logprobs": None} if behaviour["bare"] else {}
         make = scored.chat if "messages" in asked else scored.completion
-        return Response(compact(make(asked, behaviour["salt"])), media_type="application/json")
-    finish = "abort" if behaviour["abort"] else "length"
-    text = "" if behaviour["abort"] or behaviour["empty"] else behaviour["text"] or f"{NAME} {asked.get('prompt', '')}"
+        own = sum(ADAPTERS.get(asked["model"], "").encode())
+        return Response(compact(make(asked, (behaviour["salt"] + own) % 97)), media_type="application/json")
+    finish, name = "abort" if behaviour["abort"] else "length", ADAPTERS.get(asked["model"], NAME)
+    text = "" if behaviour["abort"] or behaviour["empty"] else behaviour["text"] or f"{name} {asked.get('prompt', '')}"
     if asked.get("stream"):
         return StreamingResponse(events(request, asked, finish), media_type="text/event-stream")
     await asyncio.sleep(asked.get("wait", 0.0))
@@ -121,7 +138,7 @@ async def complete(request: Request) -> Response:
 
 
 async def events(request: Request, asked: dict, finish: str):
-    model = behaviour["says"] or asked["model"]
+    model, name = behaviour["says"] or asked["model"], ADAPTERS.get(asked["model"], NAME)
     await asyncio.sleep(asked.get("first_wait", 0.0))
     count = 0 if finish == "abort" else asked.get("max_tokens", 3)
     for number in range(count):
@@ -143,7 +160,7 @@ async def events(request: Request, asked: dict, finish: str):
             yield f"data: {compact({'error': {'message': 'EngineDeadError', 'type': 'server', 'code': 500}})}\n\n"
             yield "data: [DONE]\n\n"
             return
-        said = behaviour["text"] or behaviour["words"] or f"{NAME} {number} {time.monotonic()} "
+        said = behaviour["text"] or behaviour["words"] or f"{name} {number} {time.monotonic()} "
         kind = {"delta": {"content": said}} if request.url.path.endswith("chat/completions") else {"text": said}
         choice = {"index": 0, **kind, "finish_reason": None}
         yield f"data: {compact({'model': model, 'choices': [choice]})}\n\n"
@@ -152,7 +169,7 @@ async def events(request: Request, asked: dict, finish: str):
     yield "data: [DONE]\n\n"
 
 
-if FAULT == "crash":
+if "crash" in FAULTS:
     sys.exit("RuntimeError: this model cannot be loaded")
 time.sleep(options.seconds_to_load)
 routes = [

@@ -5,6 +5,7 @@ Each fault is a real upstream process on a Unix socket, asked by a real HTTP cli
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import httpx
@@ -138,6 +139,16 @@ def test_an_instance_that_never_answers_is_a_504(gateway, blue, misbehave, strea
     answer = gateway.ask(stream=stream)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert ("silent for too long" if stream else "longer than 20 s") in answer.json()["error"]["message"]
+
+
+def test_a_request_that_meets_kept_connections_that_are_closed_is_asked_again_over_a_new_one(gateway, upstream, behave):
+    live, _ = upstream("e")
+    gateway.route(live)
+    with ThreadPoolExecutor(8) as many:  # so that as many connections are kept
+        list(many.map(lambda _: gateway.ask(wait=0.5), range(8)))
+    behave(live, stale=True)
+    answer = gateway.ask()
+    assert (answer.status_code, answer.headers.get("x-empelt-retries")) == (200, "1"), answer.text
 
 
 @pytest.mark.parametrize("fault", ["die_at", "cut_at", "abort_at", "error_at", "end_at", "hang_at"])

@@ -41,7 +41,9 @@ def test_a_disk_that_fills_up_during_the_merge_leaves_nothing(place, small_disk)
             except OSError:
                 pass
 
-    with pytest.raises(DiskFull, match=r"model-0000\d-of-00004\.safetensors: the file system filled up"):
+    # Which file it is depends on when the first word of progress comes: on a busy machine all weights may be written.
+    full = r"model(-0000\d-of-00004)?\.safetensors(\.index\.json)?: the file system filled up"
+    with pytest.raises(DiskFull, match=full):
         merge_config(place.recipe(), small_disk / "out", max_shard_bytes=300_000, on_progress=fill)
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 

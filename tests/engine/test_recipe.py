@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tasks.engine.errors import RecipeError
-from tasks.engine.recipe import METHOD_NAMES, Coefficients, Recipe, parse_recipe
+from tasks.engine.recipe import METHOD_NAMES, Coefficients, Recipe, Tuned, parse_recipe
 
 WHERE = "llama.yaml: targets.eu.recipe"
 
@@ -100,3 +100,17 @@ def test_the_digest_depends_on_what_is_meant_and_not_on_how_it_is_written():
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Recipe(method="linear").method = "task_arithmetic"
+
+
+def test_a_profile_over_the_depth_is_a_gradient_of_the_tuned_weights_alone():
+    recipe = Recipe(method="task_arithmetic", tuned_weight=0.8, tuned_depth=(1.0, 0.5, 1.0))
+    config = recipe.config("base", "instruct", {"eu": Tuned("eu")})
+    stated = {entry.model: entry.parameters["weight"].stated() for entry in config.models}
+    assert stated == {"instruct": 1.0, "eu": [0.8, 0.4, 0.8]}
+    assert recipe.sums(["eu"]) is None  # its b is another one in each layer
+    for method, depth, words in (
+        ("linear", (1.0,), "for task_arithmetic alone"),
+        ("task_arithmetic", (0.0,), "above 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Recipe(method=method, tuned_depth=depth)

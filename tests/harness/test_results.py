@@ -32,6 +32,7 @@ def test_a_model_that_is_right_each_time_is_not_suspect() -> None:
     samples = [choice_sample(k, [-1.0 if c == k % 4 else -2.0 for c in range(4)]) for k in range(40)]
     (score,) = scores_of("eu_mc", samples)
     assert (score.metric, score.value, score.n) == ("acc", 1.0, 40)
+    assert [item.answer for item in score.items[:5]] == ["aa", "bb", "cc", "dd", "aa"]  # what it chose, for people
 
 
 def test_bits_per_byte_are_bits_over_bytes_of_all_texts_together() -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tasks.domain.decision import Decision, Served, mark
-from tasks.domain.evidence import Evidence, changes, kept
+from tasks.domain.decision import Decision, Served
+from tasks.domain.evidence import Evidence, changes, kept, mark
 from tasks.domain.gate import parse_gate
 from tasks.domain.jobs import Job
 from tasks.domain.lineage import Ingredient, Lineage
@@ -121,9 +121,10 @@ def test_the_first_picture_has_every_score_of_the_verdict(better: Case, pictures
 
 def test_the_second_picture_has_every_share_and_its_limit(better: Case, pictures: tuple[Picture, ...]) -> None:
     told, bars = words(pictures[1].svg), kept(better.evidence)
-    assert len(bars) == 4
+    assert len(bars) == 8  # retention on all six checks, and the kept score of the two that limit its loss
     for bar in bars:
-        assert f"{bar.share:.0%}, limit {bar.limit:.0%} pass" in told
+        limit = "" if bar.limit is None else f", limit {bar.limit:.0%} pass"
+        assert f"{bar.share:.0%} ({bar.low:.0%} to {bar.high:.0%}){limit}" in told
 
 
 def test_the_file_has_what_the_merge_took_where_that_is_on_record(better: Case, html: str) -> None:
@@ -165,10 +166,10 @@ def test_whatever_was_decided_can_be_drawn(outcome: str, made: Case) -> None:
     assert len(decision_page(made.decision, found)) < 200_000
 
 
-def test_a_gate_that_compares_with_no_parent_has_one_picture() -> None:
+def test_a_verdict_without_parents_has_one_picture() -> None:
     made = case(0.9)
     floors = made.evidence.gate.model_copy(update={"checks": made.evidence.gate.checks[:1]})
-    assert len(draw(made.decision, made.evidence._replace(gate=floors))) == 1
+    assert len(draw(made.decision, made.evidence._replace(gate=floors, parents={}))) == 1
 
 
 def test_the_file_asks_nothing_of_any_network(html: str, pictures: tuple[Picture, ...]) -> None:

@@ -49,6 +49,8 @@ def main() -> int:
     for one in (signal.SIGTERM, signal.SIGINT):  # so that what was started is ended
         signal.signal(one, _end)
     began, wanted = time.monotonic(), QUICK if asked.quick else FULL
+    if asked.instances == "fake":  # the short form shares its machine with other tests: its times are told only
+        wanted = wanted._replace(acknowledged_seconds=None, switch_seconds=None)
     soak = run(asked, wanted)
     findings = judge(soak, wanted)
     sys.stdout.write(table(soak, findings, time.monotonic() - began))

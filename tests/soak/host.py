@@ -151,6 +151,21 @@ class Host:
         name = state.channels.get(CHANNEL, (0, None))[1]
         return routes.instances[name].digest if name is not None and name in routes.instances else None
 
+    def switch_seconds(self, generation: int) -> float:
+        """How long the gateway took to send by this generation, from the writing of the routes on.
+
+        Raises:
+            TimeoutError: the gateway does not say so.
+        """
+
+        def said() -> tuple[float] | None:
+            state = ask_gateway(self.url)
+            told = state.switches.get(CHANNEL) if state is not None else None
+            return (told[1],) if told is not None and told[0] == generation else None
+
+        found: tuple[float] = until(said, 10, f"the gateway to say how long the switch to generation {generation} took")
+        return found[0]
+
     def until_not_tried(self) -> None:
         """Until the gateway sends nobody to a canary any more."""
         until(lambda: (state := ask_gateway(self.url)) is not None and not state.canaries, 30, "the canary to be gone")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tasks.domain.errors import ModelRefused, PipelineError, PromotionRefused, WrongModel
+from tasks.domain.errors import InputError, ModelRefused, PipelineError, PromotionRefused, WrongModel
 from tasks.domain.models import Artifact
 from tasks.domain.outputs import reference_key
 from tasks.endpoints.promotion import step_name
@@ -30,6 +30,8 @@ class Play:
         self.pause_seconds = pause_seconds
         self.events: list[Event] = []
         self.shelf = Shelf(host)
+        self._timed: tuple[float | None, float | None] = (None, None)
+        """Of the event under way: see ``Event.acknowledged_seconds`` and ``Event.switch_seconds``."""
 
     def prepare(self) -> None:
         """The artifacts; the first one is made live."""
@@ -47,13 +49,13 @@ class Play:
         # At once: it takes the place of what was live before, which has streams under way.
         failing = partial(self._refuse, self.crashing, ModelRefused, "ended with code")
         self._event("a failing start", failing, pause_seconds=0, refused=self.crashing)
-        self._event("a roll-back, not warm", self._roll_back, switches=1)
+        self._event("a roll-back, not warm", partial(self._roll_back, is_warm=False), switches=1)
         self._event("a changed file", self._change_and_refuse, refused=self.changed)
         self._event("a failed verification", self._judge_and_refuse, refused=self.wrong)
         self._event("a canary abort", self._stutter, refused=self.slow, may_answer=True)
         self._event("agent SIGKILL", self.host.kill_agent)
         self._event("a promotion, again", lambda: self._promote(self.good), switches=1)
-        self._event("a roll-back, warm", self._roll_back, switches=1)
+        self._event("a roll-back, warm", partial(self._roll_back, is_warm=True), switches=1)
         self._event("gateway restart", self.host.restart_gateway)
         kill = partial(self.host.kill_instance, self.first.digest)
         self._event("instance SIGKILL", kill, switches=None, killed=self.first)
@@ -71,6 +73,7 @@ class Play:
     ) -> None:
         time.sleep(self.pause_seconds if pause_seconds is None else pause_seconds)
         began, problems = time.monotonic(), list[str]()
+        self._timed = None, None
         at = began
         try:
             at = act()
@@ -86,21 +89,35 @@ class Play:
                 killed=killed.digest if killed else "",
                 refused=refused.digest if refused else "",
                 may_answer=may_answer,
+                acknowledged_seconds=self._timed[0],
+                switch_seconds=self._timed[1],
                 problems=tuple(problems),
             )
         )
 
     def _promote(self, artifact: Artifact) -> float:
         """Beside the live one, then in its place; when it was switched."""
-        return Promotion(self.host, artifact, self.shelf.refs[artifact.digest]).run()
+        promotion = Promotion(self.host, artifact, self.shelf.refs[artifact.digest])
+        at = promotion.run()
+        now = self.host.ledger.channel(CHANNEL)
+        if now is not None and now.generation > 1:  # the first one takes nobody's place
+            self._timed = promotion.acknowledged_seconds, self.host.switch_seconds(now.generation)
+        return at
 
-    def _roll_back(self) -> float:
+    def _roll_back(self, *, is_warm: bool) -> float:
         """To what the channel served before, by the same switch."""
-        before, now = self.host.ledger.served_before(CHANNEL)[0], self.host.ledger.channel(CHANNEL)
-        assert now is not None
+        served, now = self.host.ledger.served_before(CHANNEL), self.host.ledger.channel(CHANNEL)
+        if not served or now is None:
+            raise InputError(
+                f"{CHANNEL} cannot go back: it has served nothing before, since an earlier promotion failed"
+            )
+        before = served[0]
+        began = time.monotonic()
         state = self.host.switch(before.artifact_digest, before.release, now.generation)
         at = time.monotonic()
         self.host.confirm(state.generation, DEADLINE_SECONDS)
+        if is_warm:  # else it is a start that is waited for
+            self._timed = time.monotonic() - began, self.host.switch_seconds(state.generation)
         return at
 
     def _change_and_refuse(self) -> float:

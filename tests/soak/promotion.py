@@ -57,8 +57,9 @@ class Promotion:
         self._state: ChannelState | None = None
         self.switched_at = 0.0
         """When the ledger had switched; 0: not yet."""
-        self.visible_seconds = 0.0
-        """From the switch to the gateway's acknowledgement in the ledger."""
+        self.acknowledged_seconds: float | None = None
+        """From the end of the last check to the gateway's acknowledgement in the ledger."""
+        self._checked_at = 0.0
 
     @property
     def steps(self) -> dict[str, Callable[[], object]]:
@@ -112,6 +113,7 @@ class Promotion:
         promoter.warm(self._ready, 2)
 
     def _switch(self) -> None:
+        self._checked_at = time.monotonic()
         self._state = self._host.switch(self._artifact.digest, self._release, self._generation)
         self.switched_at = time.monotonic()
 
@@ -119,7 +121,7 @@ class Promotion:
         assert self._state is not None
         try:
             self._host.confirm(self._state.generation, self._deadline)
-            self.visible_seconds = time.monotonic() - self.switched_at
+            self.acknowledged_seconds = time.monotonic() - self._checked_at
             verify_public(self._state)
         except (EndpointUnavailable, InputError) as error:
             self._take_back()

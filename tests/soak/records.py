@@ -61,6 +61,10 @@ class Event:
     """Digest of an artifact that must not answer for the channel ..."""
     may_answer: bool = False
     """... before this event has ended: a canary may."""
+    acknowledged_seconds: float | None = None
+    """Of a switch to what was up: from the last check's end until the ledger showed the gateway's acknowledgement."""
+    switch_seconds: float | None = None
+    """Of a switch: from the writing of the routes until the gateway sent by them, as the gateway says."""
     said: str = ""
     problems: tuple[str, ...] = ()
     """What did not come as it should have."""

@@ -51,9 +51,12 @@ class Site:
         until(self._is_settled, 60, "the channel to answer with what it should")
 
     def judged(self, event: Event) -> list[Finding]:
-        """What the verdict says of everything that was under way since an event began; waits for what still is."""
+        """What the verdict says of everything that was under way since an event began; waits for what still is.
+
+        So nothing that this event has brought about is found in what follows.
+        """
         ended = time.monotonic()
-        until(lambda: sum(one.sent > ended for one in self.records) >= 2, 60, "answers after the event")
+        until(lambda: self._all_ended(ended), 60, "the end of all that was asked during the event")
         mine = tuple(one for one in self.records if one.ended >= event.began)
         soak = Soak(
             channel=CHANNEL,
@@ -79,6 +82,12 @@ class Site:
         self.load.wait(30)
         self.watch.stop()
         return self.host.end()
+
+    def _all_ended(self, moment: float) -> bool:
+        """Requests are numbered as they are sent: whether each up to the first one after a moment is on record."""
+        found = {one.number: one.sent for one in self.records}
+        later = [number for number, sent in found.items() if sent > moment]
+        return len(later) >= 2 and all(number in found for number in range(1, min(later)))
 
     def _is_settled(self) -> bool:
         desired = self.host.ledger.desired()

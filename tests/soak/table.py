@@ -8,7 +8,7 @@ from tests.soak.verdict import SHOWN, Finding, broken_streams, lost_of, switches
 
 def table(soak: Soak, findings: Sequence[Finding], seconds: float) -> str:
     """All of it, one line each."""
-    head = ("event", "s", "in flight", "asked", "lost", "broken", "retried", "switches")
+    head = ("event", "s", "in flight", "asked", "lost", "broken", "retried", "switches", "ack s", "switch ms")
     lines = [_line(*head), *(_event(soak, event) for event in soak.events), ""]
     for one in findings:
         lines.append(f"{'FAIL' if one.problems else 'ok  '}  {one.rule:20} {one.seen}")
@@ -32,6 +32,8 @@ def _event(soak: Soak, event: Event) -> str:
         len(broken),
         sum(one.retries > 0 for one in during),
         switches_of(soak, event),
+        "" if event.acknowledged_seconds is None else f"{event.acknowledged_seconds:.2f}",
+        "" if event.switch_seconds is None else f"{event.switch_seconds * 1000:.0f}",
     )
 
 

@@ -47,7 +47,7 @@ GOOD = Soak(
         record(8, 28, 30, B, 2),
     ),
     events=(
-        Event("promotion", began=5, at=10, ended=11.5, switches=1),
+        Event("promotion", began=5, at=10, ended=11.5, switches=1, acknowledged_seconds=1.5, switch_seconds=0.02),
         Event("failing start", began=11.5, at=12.5, ended=14, refused=C),
         Event("kill", began=19.5, at=20, ended=27, switches=None, killed=B),
     ),
@@ -108,6 +108,9 @@ def test_a_good_soak_has_no_problems_and_every_rule_says_what_it_saw():
         (changed(1, version="canary", generation=None), "right model", "as canary answered"),
         (changed(1, first=None, status=0, end="silent"), "nothing lost", "silent"),
         (events("failing start", refused=B), "refused artifacts", "request 6 was answered by bbbbbbbbbbbb"),
+        (events("promotion", acknowledged_seconds=2.5), "switch times", "to the acknowledgement took 2.500 s"),
+        (events("promotion", switch_seconds=0.07), "switch times", "promotion: the switch itself took 0.070 s"),
+        (events("promotion", switch_seconds=None), "switch times", "the switch itself was not measured"),
         (events("promotion", switches=0), "switches", "1 switches in promotion, 0 expected"),
         (events("promotion", problems=("it was not acknowledged",)), "events", "promotion: it was not acknowledged"),
         (replace(GOOD, left=("python (pid 7)",)), "processes", "still alive: python (pid 7)"),
@@ -134,6 +137,15 @@ def test_one_thing_that_is_wrong_is_told_by_its_rule(soak, rule, says):
 )
 def test_a_soak_that_asked_too_little_says_nothing(wanted, says):
     assert says in "\n".join(problems(GOOD, wanted)["load"])
+
+
+def test_where_times_are_not_judged_they_are_told():
+    told = SMALL._replace(acknowledged_seconds=None, switch_seconds=None)
+    slow = events("promotion", acknowledged_seconds=9.0, switch_seconds=0.5)
+    seen = dict((one.rule, one.seen) for one in judge(slow, told))["switch times"]
+    assert "acknowledgement 9.000 s at most" in seen
+    assert "switch itself 0.500 s at most" in seen
+    assert not problems(slow, told)
 
 
 def test_what_was_loaded_before_a_request_was_sent_is_the_oldest_that_may_answer_it():

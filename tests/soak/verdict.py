@@ -22,6 +22,10 @@ class Wanted(NamedTuple):
     streams: int = 200
     in_flight: int = 20
     """Requests under way at the moment of each event."""
+    acknowledged_seconds: float | None = 2.0
+    """At most, from the last check's end to the gateway's acknowledgement; None: told, and not judged."""
+    switch_seconds: float | None = 0.05
+    """At most, from the writing of the routes until the gateway sends by them; None: told, and not judged."""
 
 
 class Finding(NamedTuple):
@@ -42,6 +46,7 @@ def judge(soak: Soak, wanted: Wanted) -> list[Finding]:
         ("right model", _right_model),
         ("refused artifacts", _refused),
         ("switches", _switches),
+        ("switch times", _times),
         ("events", _events),
         ("processes", _processes),
     ]
@@ -174,6 +179,22 @@ def _switches(soak: Soak, _: Wanted) -> tuple[str, list[str]]:
         f"{seen} switches in {one.name}, {one.switches} expected" for one, seen in found if seen != one.switches
     ]
     return f"{sum(seen for _, seen in found)} in {len(found)} events", problems
+
+
+def _times(soak: Soak, wanted: Wanted) -> tuple[str, list[str]]:
+    """Only the longest counts: each promotion is waited for by somebody."""
+    problems, told = [], []
+    limits = (wanted.acknowledged_seconds, wanted.switch_seconds)
+    names = ("from the last check to the acknowledgement", "the switch itself")
+    for name, limit, attribute in zip(names, limits, ("acknowledged_seconds", "switch_seconds"), strict=True):
+        found = [(seconds, one.name) for one in soak.events if (seconds := getattr(one, attribute)) is not None]
+        longest = f"{max(found)[0]:.3f} s" if found else "not measured"
+        told.append(f"{name} {longest} at most" + ("" if limit is None else f" ({limit:g} s allowed)"))
+        if limit is None:
+            continue
+        problems += [f"{event}: {name} took {seconds:.3f} s" for seconds, event in found if seconds > limit]
+        problems += [] if found else [f"{name} was not measured"]
+    return "; ".join(told), problems
 
 
 def _events(soak: Soak, _: Wanted) -> tuple[str, list[str]]:

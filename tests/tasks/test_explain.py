@@ -1,5 +1,6 @@
 """The decision page, from what the ledger has: with pictures, and as a file beside the store."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,8 @@ from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, Evaluation, FileDigest, Item, ModelRef, Release, Score
 from tasks.domain.verdict import Verdict, judge
-from tasks.judge import explained, report_path
+from tasks.domain.verdict_document import SCHEMA_FILE, VerdictDocument, verdict_schema
+from tasks.explained import explained, report_path
 from tasks.settings import settings
 
 FAMILY = """
@@ -107,8 +109,13 @@ def test_a_published_candidate_has_a_page_with_pictures_and_a_file(job: Job, ver
     assert path.is_relative_to(settings().home / "reports")
     written = path.read_text(encoding="utf-8")
     assert "channel eu serves it as generation 2" in written
-    assert written.count("<svg") == 2
-    assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half written is left
+    assert written.count("<figure>") == 2
+    assert {p.name for p in path.parent.iterdir()} == {path.name, f"{path.stem}.json"}  # nothing half written is left
+    document, schema = (json.loads(p.read_text()) for p in (path.with_suffix(".json"), path.parents[1] / SCHEMA_FILE))
+    assert schema == verdict_schema()
+    assert (document["document"], document["version"], document["generation"]) == ("empelt.verdict", 1, 2)
+    assert VerdictDocument.model_validate(document).verdict == verdict
+    assert set(document) == set(schema["required"])
     assert explained(job, verdict, CANDIDATE, "Published", 2) == page
     assert path.read_text(encoding="utf-8") == written
 

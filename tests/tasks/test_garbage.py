@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks import doors
+from tasks.domain.adapters import AdapterRule
 from tasks.domain.jobs import Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import ModelRef, Release
@@ -190,3 +191,26 @@ def test_the_newest_reports_of_each_target_are_kept(tmp_path: Path):
     assert sorted(one.what for one in collect()) == ["f-ca/v0.html", "f-eu/v0.html"]
     left = sorted(p.name for p in (tmp_path / "home" / "reports" / "f-eu").iterdir())
     assert left == ["v1.html", "v2.html"]
+
+
+def test_the_model_that_an_adapter_is_served_over_is_kept_with_it(make: Make, ledger: Ledger) -> None:
+    ref = ModelRef(repo_id="lab/instruct", revision="1" * 40)
+    adapter, instruct = make("adapter"), make("instruct")
+    lineage = Lineage(
+        family="f",
+        target="eu",
+        ingredients=tuple(
+            Ingredient(role=r, ref=ref, digest=d) for r, d in (("base", "0" * 64), ("instruct", instruct))
+        ),
+        recipe={"method": "task_arithmetic"},
+        engine_version="1",
+        adapter=AdapterRule(rank=8),
+    )
+    ledger.record_artifact("5" * 64, doors.open_store().get(adapter), lineage, seconds=1.0)
+    told = {"digest": adapter, "release": ref, "target": "eu", "family": "f", "expected_generation": 0}
+    ledger.switch_channel("eu", **told)
+    for digest in (adapter, instruct):
+        age(digest, days=180)
+    collect()
+    assert doors.open_store().has(instruct)
+    assert references()[instruct] == f"{adapter[:12]} is an adapter over it"

@@ -7,6 +7,7 @@ second half of the key and the upper half of the place added between them.
 """
 
 import hashlib
+import math
 
 import numpy as np
 from numba import njit
@@ -30,7 +31,27 @@ def key_of(seed: int, tensor: str, model: int) -> np.uint64:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def uniform(key: np.uint64, place: np.int64) -> np.float32:
     """A multiple of 2^-24 in [0, 1) for the element at this flat place."""
-    return np.float32(_hashed(np.uint32(place), np.uint32(key), _second(key, place)))
+    share: np.float32 = _share(_hashed(np.uint32(place), np.uint32(key), _second(key, place)))
+    return share
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def below(share: np.float32) -> np.uint32:
+    """What the numbers of `fill_numbers` lie below where those of `uniform` lie below this share: in whole numbers."""
+    return np.uint32(math.ceil(min(max(np.float64(share), 0.0), 1.0) * 2.0**24))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def fill_numbers(key: np.uint64, start: np.int64, out: NDArray[np.uint32]) -> None:
+    """2^24 times `uniform` of the places start, start + 1, ... as uint32 [n]: comparing needs no float32."""
+    first, second = np.uint32(key), _second(key, start)
+    if (start >> 32) == ((start + out.shape[0]) >> 32):
+        low = np.uint32(start)
+        for i in range(out.shape[0]):
+            out[i] = _hashed(np.uint32(low + np.uint32(i)), first, second)
+    else:
+        for i in range(out.shape[0]):
+            out[i] = _hashed(np.uint32(start + i), first, _second(key, start + i))
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -43,7 +64,7 @@ def fill_uniform(key: np.uint64, start: np.int64, out: NDArray[np.float32]) -> N
     if (start >> 32) == ((start + out.shape[0]) >> 32):
         low = np.uint32(start)
         for i in range(out.shape[0]):
-            out[i] = _hashed(np.uint32(low + np.uint32(i)), first, second)
+            out[i] = _share(_hashed(np.uint32(low + np.uint32(i)), first, second))
     else:
         for i in range(out.shape[0]):
             out[i] = uniform(key, start + i)
@@ -57,7 +78,8 @@ def _second(key: np.uint64, place: np.int64) -> np.uint32:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _hashed(low: np.uint32, first: np.uint32, second: np.uint32) -> np.float32:
+def _hashed(low: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
+    """24 bits."""
     # numba computes in 64 bits where two uint32 meet: every step is cut back to 32.
     h = np.uint32(low ^ first)
     h = np.uint32(h ^ (h >> np.uint32(16)))
@@ -70,5 +92,10 @@ def _hashed(low: np.uint32, first: np.uint32, second: np.uint32) -> np.float32:
     h = np.uint32(h ^ (h >> np.uint32(15)))
     h = np.uint32(h * np.uint32(0x846CA68B))
     h = np.uint32(h ^ (h >> np.uint32(16)))
+    return np.uint32(h >> np.uint32(8))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _share(number: np.uint32) -> np.float32:
     # Through a signed integer: there is no vector instruction from unsigned ones to float32 before AVX-512.
-    return np.float32(np.int32(h >> np.uint32(8))) * np.float32(2.0**-24)
+    return np.float32(np.int32(number)) * np.float32(2.0**-24)

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .bits import to_bits, widened
-from .chance import fill_uniform
+from .chance import below, fill_numbers
 from .widths import put
 
 TILE = 1024
@@ -83,24 +83,24 @@ def add_thinned(
     n, models = x.shape[1], thinning.kind.shape[0]
     deltas = np.empty((models, TILE), np.float32)
     elected, divisor = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    total, drawn = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    total, drawn = np.empty(TILE, np.float32), np.empty(TILE, np.uint32)
     finite = True
     for begin in range(0, n, TILE):
         length = min(TILE, n - begin)
         for i in range(length):
             total[i] = _ZERO
         for k in range(models):
-            _thin(x, thinning, k, begin, length, start, deltas[k], drawn)
             delta, scale, weight = deltas[k], factors[k], weights[k]
-            for i in range(length):
-                delta[i] = weight * (delta[i] * scale)
+            _subtract(x, thinning, k, begin, delta[:length])
+            _thin(thinning, k, begin, start, delta[:length], drawn[:length])
+            if consensus:
+                for i in range(length):
+                    delta[i] = weight * (delta[i] * scale)
+            else:
+                for i in range(length):
+                    total[i] -= weight * (delta[i] * scale)
         if consensus:
             _add_agreeing(deltas, weights, normalize, length, elected, divisor, total)
-        else:
-            for k in range(models):
-                delta = deltas[k]
-                for i in range(length):
-                    total[i] -= delta[i]
         _add_to(x[base, begin : begin + length], factor, total)
         finite &= put(total[:length], out[begin : begin + length])
     return finite
@@ -110,55 +110,62 @@ def add_thinned(
 def sums_of_thinned(x: NDArray[Any], thinning: Thinning, model: int, start: np.int64, out: NDArray[np.float64]) -> None:
     """Sums of one delta's magnitudes, whole and thinned, into float64 [2].
 
-    Every place of a tile has a sum of its own, and these are added in their order: the result is the same on every
-    processor.
+    Every place of a quarter of a tile has a sum of its own, which takes four elements at once, and these are added in
+    their order: the result is the same on every processor.
     """
     n = x.shape[1]
-    whole, left = np.zeros(TILE, np.float64), np.zeros(TILE, np.float64)
-    delta, drawn = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    whole, left = np.zeros(TILE // 4, np.float64), np.zeros(TILE // 4, np.float64)
+    delta, drawn = np.empty(TILE, np.float32), np.empty(TILE, np.uint32)
     for begin in range(0, n, TILE):
         length = min(TILE, n - begin)
-        one = x[thinning.up[model], begin : begin + length]
-        other = x[thinning.down[model], begin : begin + length]
-        for i in range(length):
-            whole[i] += np.float64(abs(widened(one[i]) - widened(other[i])))
-        _thin(x, thinning, model, begin, length, start, delta, drawn)
-        for i in range(length):
-            left[i] += np.float64(abs(delta[i]))
+        delta[length:] = _ZERO
+        _subtract(x, thinning, model, begin, delta[:length])
+        _add_magnitudes(delta, whole)
+        _thin(thinning, model, begin, start, delta[:length], drawn[:length])
+        _add_magnitudes(delta, left)
     out[0] = out[1] = 0.0
-    for i in range(TILE):
+    for i in range(TILE // 4):
         out[0] += whole[i]
         out[1] += left[i]
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _thin(
-    x: NDArray[Any],
-    thinning: Thinning,
-    model: int,
-    begin: int,
-    length: int,
-    start: np.int64,
-    delta: NDArray[np.float32],
-    drawn: NDArray[np.float32],
-) -> None:
-    """One model's thinned delta of the tile that begins at column ``begin`` of x. In ``drawn`` is room for chances."""
-    one = x[thinning.up[model], begin : begin + length]
-    other = x[thinning.down[model], begin : begin + length]
-    for i in range(length):
+def _add_magnitudes(delta: NDArray[np.float32], sums: NDArray[np.float64]) -> None:
+    """Add the magnitudes of [4 * n] numbers to [n] sums."""
+    n = sums.shape[0]
+    a, b, c, d = delta[:n], delta[n : 2 * n], delta[2 * n : 3 * n], delta[3 * n : 4 * n]
+    for i in range(n):
+        left = np.float64(abs(a[i])) + np.float64(abs(b[i]))
+        sums[i] += left + (np.float64(abs(c[i])) + np.float64(abs(d[i])))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _subtract(x: NDArray[Any], thinning: Thinning, model: int, begin: int, delta: NDArray[np.float32]) -> None:
+    """One model's delta of the tile that begins at column ``begin`` of x."""
+    one = x[thinning.up[model], begin : begin + delta.shape[0]]
+    other = x[thinning.down[model], begin : begin + delta.shape[0]]
+    for i in range(delta.shape[0]):
         delta[i] = widened(one[i]) - widened(other[i])
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _thin(
+    thinning: Thinning, model: int, begin: int, start: np.int64, delta: NDArray[np.float32], drawn: NDArray[np.uint32]
+) -> None:
+    """Thin one model's delta of the tile that begins at column ``begin``. In ``drawn`` is room for chances."""
+    length = delta.shape[0]
     kind, key, place = thinning.kind[model], thinning.keys[model], start + begin
     if kind == BY_MARKS:
         marks = thinning.marks[model, begin : begin + length]
         for i in range(length):
             delta[i] = delta[i] if marks[i] else _ZERO
     elif kind == BY_CHANCE:
-        probability = thinning.shares[model, 0]
-        fill_uniform(key, place, drawn[:length])
+        limit = below(thinning.shares[model, 0])
+        fill_numbers(key, place, drawn)
         for i in range(length):
-            delta[i] = delta[i] if drawn[i] < probability else _ZERO
+            delta[i] = delta[i] if drawn[i] < limit else _ZERO
     elif kind == BY_EDGES:
-        _keep_between(delta[:length], thinning.edges[model], thinning.shares[model], key, place, drawn[:length])
+        _keep_between(delta, thinning.edges[model], thinning.shares[model], key, place, drawn)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -168,10 +175,10 @@ def _keep_between(
     shares: NDArray[np.float32],
     key: np.uint64,
     place: np.int64,
-    drawn: NDArray[np.float32],
+    drawn: NDArray[np.uint32],
 ) -> None:
     """Magnitudes up to the first edge and above the second stay; those that equal one of them by chance."""
-    outer, inner, goes, stays = edges[0], edges[1], shares[0], shares[1]
+    outer, inner, goes, stays = edges[0], edges[1], below(shares[0]), below(shares[1])
     equal = np.int32(0)
     for i in range(delta.shape[0]):
         value = to_bits(delta[i]) & _MAGNITUDE
@@ -181,7 +188,7 @@ def _keep_between(
             value = to_bits(delta[i]) & _MAGNITUDE
             delta[i] = delta[i] if (value < outer) & (value > inner) else _ZERO
         return
-    fill_uniform(key, place, drawn)
+    fill_numbers(key, place, drawn)
     for i in range(delta.shape[0]):
         value = to_bits(delta[i]) & _MAGNITUDE
         dropped = (value > outer) | ((value == outer) & (drawn[i] < goes))

@@ -13,52 +13,57 @@ from numpy.typing import NDArray
 
 from .bits import to_bits, to_float
 
-_EXPONENT_BF16 = np.uint32(0x7F80)
-_EXPONENT_F32 = np.uint32(0x7F800000)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_INFINITE = np.uint32(0x7F800000)
+_ROUNDED_UP = np.uint32(0x7F7F8000)
+"""The smallest magnitude that is no number any more once it is rounded to bfloat16."""
+_INFINITE_BF16 = np.uint16(0xFF00)
+"""Of bfloat16 without its sign, one place to the left."""
 _SIXTEEN, _ONE, _HALF = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
+
+# Whether all are finite is asked of the largest magnitude. It is cut back to its type at every step: numba would go on
+# in 64 bits, where half as many fit into a register (0.34 ns an element for narrowing, and 0.10 so; 0.083 and 0.012
+# for looking).
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def widen_bf16(stored: NDArray[np.uint16], out: NDArray[np.float32]) -> bool:
     """bfloat16 as uint16 [n] to float32 [n]; returns whether all are finite."""
-    bad = np.uint32(0)
+    top = np.uint32(0)
     for i in range(stored.shape[0]):
-        bits = np.uint32(stored[i])
-        bad |= np.uint32((bits & _EXPONENT_BF16) == _EXPONENT_BF16)
-        out[i] = to_float(bits << _SIXTEEN)
-    return bool(bad == 0)
+        bits = np.uint32(np.uint32(stored[i]) << _SIXTEEN)
+        top = np.uint32(max(top, np.uint32(bits & _MAGNITUDE)))
+        out[i] = to_float(bits)
+    return bool(top < _INFINITE)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def narrow_bf16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> bool:
     """float32 [n] to bfloat16 as uint16 [n], to the nearest, ties to even; returns whether all results are finite."""
-    bad = np.uint32(0)
+    top = np.uint32(0)
     for i in range(values.shape[0]):
         bits = to_bits(values[i])
-        rounded = (bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN
-        # A NaN whose mantissa overflows would round to a number, hence the test before as well as after.
-        bad |= np.uint32((rounded & _EXPONENT_BF16) == _EXPONENT_BF16)
-        bad |= np.uint32((bits & _EXPONENT_F32) == _EXPONENT_F32)
-        out[i] = np.uint16(rounded)
-    return bool(bad == 0)
+        top = np.uint32(max(top, np.uint32(bits & _MAGNITUDE)))
+        out[i] = np.uint16(np.uint32(bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN)
+    return bool(top < _ROUNDED_UP)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def is_finite(values: NDArray[np.float32]) -> bool:
     """Whether float32 [n] has neither NaN nor Inf."""
-    bad = np.uint32(0)
+    top = np.uint32(0)
     for i in range(values.shape[0]):
-        bad |= np.uint32((to_bits(values[i]) & _EXPONENT_F32) == _EXPONENT_F32)
-    return bool(bad == 0)
+        top = np.uint32(max(top, np.uint32(to_bits(values[i]) & _MAGNITUDE)))
+    return bool(top < _INFINITE)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def is_finite_bf16(stored: NDArray[np.uint16]) -> bool:
     """Whether bfloat16 as uint16 [n] has neither NaN nor Inf."""
-    bad = np.uint16(0)
+    top = np.uint16(0)
     for i in range(stored.shape[0]):
-        bad |= np.uint16((stored[i] & np.uint16(0x7F80)) == np.uint16(0x7F80))
-    return bool(bad == 0)
+        top = np.uint16(max(top, np.uint16(stored[i] << _ONE)))
+    return bool(top < _INFINITE_BF16)
 
 
 def put(values: NDArray[np.float32], out: NDArray[Any]) -> bool:
