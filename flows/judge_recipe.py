@@ -1,6 +1,5 @@
-"""One recipe of a job: merge, put up beside the live model, evaluate, judge, publish what is stronger."""
+"""One recipe of a job: merge, examine, put up beside the live model, evaluate, judge, publish what is stronger."""
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flows.publish_model import publish_model
@@ -45,11 +44,11 @@ def judge_recipe(job: Job, inputs: dict[str, Digest], fence: int, *, by_itself: 
     digest = merge_on_gpu(job, inputs, fence)
     files = examine_files(job, digest)
     if refused(files):
-        return _refused(job, digest, fence, files)
+        return _refused(job, digest, fence, files, {})
     with staged(job.family, digest, job.channel, job.release.ref) as ready:
         examined = examine_served(job, ready, files)
         if refused(examined):
-            return _refused(job, digest, fence, examined, ready.serving)
+            return _refused(job, digest, fence, examined, dict(ready.serving))
         candidate, scores = evaluate_candidate(job, ready)
         parents = evaluate_references(job, candidate)
         generation, live = evaluate_live(job, candidate)
@@ -62,10 +61,7 @@ def judge_recipe(job: Job, inputs: dict[str, Digest], fence: int, *, by_itself: 
     return Judged(ended, outcome, reasons, request, verdict, candidate, generation)
 
 
-def _refused(
-    job: Job, digest: Digest, fence: int, examined: Sequence[Examined], serving: Mapping[str, str] | None = None
-) -> Judged:
-    """Nothing is asked of a candidate that was found broken before its benchmarks."""
-    candidate, verdict = refuse(job, digest, examined, serving or {})
-    request, reasons = job.request(digest, 0, fence, verdict.reasons[-1]), " ".join(verdict.reasons)
-    return Judged("Rejected", "rejected", reasons, request, verdict, candidate, 0)
+def _refused(job: Job, digest: Digest, fence: int, examined: tuple[Examined, ...], serving: dict[str, str]) -> Judged:
+    verdict, candidate, generation = refuse(job, digest, examined, serving)
+    request = job.request(digest, generation, fence, verdict.reasons[-1])
+    return Judged("Rejected", "rejected", " ".join(verdict.reasons), request, verdict, candidate, generation)

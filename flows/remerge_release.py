@@ -49,7 +49,8 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
         inputs = fetch_all(job)
         end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None)
         if end.outcome == "rejected" and job.search and end.candidate.serving:
-            # Its own recipe first: a search is asked only where that could be served and is not good enough.
+            # Its own recipe first: a search is asked only where that is not good enough. One whose files were refused
+            # was never served, and no other weight changes whose tokenizer and template a merge has.
             better = search_recipe(job, inputs, held.fence, end.candidate.serving)
             job = better or job
             end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None) if better else end

@@ -67,20 +67,16 @@ def _parent(job: Job, ready: Ready, sources: Sequence[Source]) -> Heard:
 
 
 @task(name="refuse", task_run_name="refuse {job.name}", cache_policy=NO_CACHE)
-def refuse_candidate(job: Job, digest: Digest, examined: Sequence[Examined]) -> Verdict:
-    """The verdict on a candidate that was found broken before any benchmark was asked."""
-    state = open_ledger().channel(job.channel)
-    live = state.artifact_digest if state else None
-    return record_judged(job, not_asked(gate_of(job), digest, parent_roles(job.lineage), live, examined))
-
-
 def refuse(
     job: Job, digest: Digest, examined: Sequence[Examined], serving: Mapping[str, str]
-) -> tuple[Candidate, Verdict]:
-    """The verdict on a candidate that is not asked any benchmark; ``serving`` is empty if it was not even served."""
-    verdict = refuse_candidate(job, digest, examined)
+) -> tuple[Verdict, Candidate, int]:
+    """The verdict on a candidate that is not asked any benchmark, the candidate, and the channel's generation."""
+    state = open_ledger().channel(job.channel)
+    live = state.artifact_digest if state else None
+    verdict = not_asked(gate_of(job), digest, parent_roles(job.lineage), live, examined)
     folder, now = open_store().get(digest).folder, datetime.now(UTC)
-    return Candidate(digest=digest, folder=folder, model="", serving=dict(serving), staged_at=now), verdict
+    candidate = Candidate(digest=digest, folder=folder, model="", serving=dict(serving), staged_at=now)
+    return record_judged(job, verdict), candidate, state.generation if state else 0
 
 
 def _tell(job: Job, found: Sequence[Examined]) -> None:

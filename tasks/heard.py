@@ -18,7 +18,7 @@ from tasks.endpoints.questions import ask_questions
 from tasks.harness.behaviour import Answer, Marks, marks_of
 from tasks.harness.facts import describe
 from tasks.harness.questions import CHAT_TOKENS, TEXT_TOKENS, Source
-from tasks.scores import template_digest
+from tasks.scores import record, template_digest
 from tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ def hear(ready: Ready, sources: Sequence[Source], *, serving: Mapping[str, str] 
     for source in sources:
         known = on_record(artifact, ready.serving if serving is None else serving, source)
         if known is None:
-            known = _ask(ready, artifact, source)
-            open_ledger().record_evaluation(known)
+            known = record(ready.model, _ask(ready, artifact, source))
             heard = heard._replace(requests=heard.requests + source.requests)
         for score in known.scores:
             mark = score.benchmark.partition(":")[2]
@@ -65,10 +64,11 @@ def hear(ready: Ready, sources: Sequence[Source], *, serving: Mapping[str, str] 
 
 def on_record(artifact: Artifact, serving: Mapping[str, str], source: Source) -> Evaluation | None:
     """What the ledger has of a model's answers to ``source``, served so."""
-    return open_ledger().evaluation(_key(artifact, serving, source))
+    return open_ledger().evaluation(key_of_answers(artifact, serving, source))
 
 
-def _key(artifact: Artifact, serving: Mapping[str, str], source: Source) -> Digest:
+def key_of_answers(artifact: Artifact, serving: Mapping[str, str], source: Source) -> Digest:
+    """Names what the model, served so, says to ``source``."""
     facts, template = measured_facts(serving), template_digest(Path(artifact.folder))
     return eval_key(artifact=artifact.digest, template=template, serving=facts, suite=source.digest, lm_eval="")
 
@@ -87,7 +87,7 @@ def _ask(ready: Ready, artifact: Artifact, source: Source) -> Evaluation:
         rows = [(one.language == source.language, one.language) for one in marks]
         scores.append(_shares(source, "language", [float(right) for right, _ in rows], [code for _, code in rows]))
     facts = {**measured_facts(ready.serving), f"requests:examined_{source.name}": str(source.requests)}
-    key = _key(artifact, ready.serving, source)
+    key = key_of_answers(artifact, ready.serving, source)
     return Evaluation(eval_key=key, artifact_digest=ready.digest, scores=tuple(scores), facts=facts)
 
 

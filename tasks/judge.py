@@ -49,10 +49,12 @@ def record_judged(job: Job, verdict: Verdict) -> Verdict:
         family=job.family,
         target=job.target,
     )
-    said = f"{job.name}: {verdict.outcome}. {' '.join(verdict.reasons)}"
-    key = page_key("gate", job.family, job.target)
-    create_table_artifact(gate_rows(verdict), key=key, description=plain(said))
-    get_run_logger().info("%s", said)
+    create_table_artifact(
+        gate_rows(verdict),
+        key=page_key("gate", job.family, job.target),
+        description=plain(f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons)),
+    )
+    get_run_logger().info("%s: %s. %s", job.name, verdict.outcome, " ".join(verdict.reasons))
     return verdict
 
 

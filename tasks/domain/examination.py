@@ -117,9 +117,9 @@ def of_language(found: Sequence[tuple[str, str]], floors: Mapping[str, float]) -
 
 def _half_tail(k: int, n: int) -> float:
     """Chance of at least ``k`` heads of ``n``."""
-    return math.fsum(math.comb(n, i) for i in range(k, n + 1)) / float(2**n)
+    return math.ldexp(math.fsum(math.comb(n, i) for i in range(k, n + 1)), -n)
 
 
 def _tail_below(k: int, n: int, share: float) -> float:
     """Chance of at most ``k`` of ``n``, each with ``share``."""
-    return math.fsum(math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(k + 1))
+    return math.fsum(math.comb(n, i) * math.pow(share, i) * math.pow(1 - share, n - i) for i in range(k + 1))
