@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tasks.domain.errors import EndpointUnavailable, InputError, TransientError
@@ -23,21 +22,18 @@ from tasks.endpoints.probe import GatewayState, ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
 from tasks.endpoints.proving import Proving
-from tasks.endpoints.report import Report
-from tasks.endpoints.routes import Routes, read_routes, write_routes
+from tasks.endpoints.rounds import ROUND_SECONDS, Rounds
 from tasks.endpoints.shared_instances import Sharing
 from tasks.endpoints.told import Told
-from tasks.endpoints.visibility import Visibility
-from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, channel_of, choose_routes, wishes_of
+from tasks.endpoints.wishes import WAITS_FOR_ROOM, Wish, channel_of, wishes_of
 
-ROUND_SECONDS = 0.3
 MAX_SOCKET_PATH = 107
 """Linux's limit for a Unix socket's path."""
 
 logger = logging.getLogger(__name__)
 
 
-class Agent:
+class Agent(Rounds):
     """Makes desired state true for its host."""
 
     def __init__(
@@ -79,25 +75,19 @@ class Agent:
                 f"sockets under {run_folder} would have paths of up to {longest} characters; Linux allows "
                 f"{MAX_SOCKET_PATH}. Choose a shorter folder."
             )
-        self.name = name
-        self.state = state
+        super().__init__(
+            name=name, state=state, routes=routes, gateway=gateway, profile=profile, gateway_key=gateway_key
+        )
         self.launcher = launcher
         self.client = launcher.client
         self.artifacts = artifacts
         self.run_folder = run_folder.absolute()
-        self.routes_path = routes
-        self.gateway = gateway
-        self._gateway_key = gateway_key
         self.devices = tuple(devices)
-        self.profile = profile
         self.instances: dict[str, Instance] = {}
-        self._routes = read_routes(routes) or Routes()
         self._sharing = Sharing(artifacts, self.run_folder, profile)
         mark = os.environ.get("EMPELT_INSTANCE")  # by which `empelt up` finds leftovers; instances inherit it
         self._env = {"EMPELT_INSTANCE": mark} if mark else {}
         self._facts: LauncherFacts | None = None
-        self._desired: Desired | None = None
-        self._executor = ThreadPoolExecutor(max_workers=4)
         self._told = Told(state, name, routes, self._executor)
         self._drain = Drain(
             self.client,
@@ -106,9 +96,6 @@ class Agent:
             on_drained=lambda name, ended, seconds: self._told.drained(channel_of(name), ended, seconds),
         )
         self._proving = Proving(state, self._executor)
-        self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
-        self._report = Report(state, name)
-        self._last_trouble = ""
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set. Instances and routes are left as they are: they outlive the agent.
@@ -128,30 +115,25 @@ class Agent:
 
     def step(self) -> None:
         """One round. Trouble with the ledger is told once and tried again; what runs goes on meanwhile."""
-        try:
-            self._report.beat()
-            self._desired = self.state.desired()
-        except TransientError as error:
-            self._trouble(str(error))
-        if self._desired is None:
+        if (desired := self._read_desired()) is None:
             return
         listed = self._listed()
         for instance in self.instances.values():
             instance.watch(listed, self._prove)
         if listed is None and not self.instances:
             return  # just begun: until it is known what runs, the routes stay as they are
-        placement, wishes = self._place(self._desired, listed or {})
+        placement, wishes = self._place(desired, listed or {})
         self._start(wishes, placement, listed)
-        self._write_routes(self._desired, placement)
+        self._write_routes(desired, placement)
         gateway = ask_gateway(self.gateway, self._gateway_key)
         self._retire(wishes, placement, listed or {}, gateway)
         try:
-            self._visibility.advance(self._desired, self._routes, gateway)
+            self._visibility.advance(desired, self._routes, gateway)
             image = self._facts.image if self._facts else "vllm unknown"
             self._report.instances([one.status(image) for one in self._seen()])
         except TransientError as error:
             self._trouble(str(error))
-        self._told.advance(self._desired, self._seen())
+        self._told.advance(desired, self._seen())
 
     def _seen(self) -> list[Instance]:
         """Every instance, and once more for each adapter that one answers for, as that is asked for by name."""
@@ -207,13 +189,6 @@ class Agent:
                 self.instances[name].device = device
         return placement, wishes
 
-    def _profile_of(self, wish: Wish) -> ServingProfile:
-        try:
-            return ServingProfile.read(wish.extra, default=self.profile)
-        except InputError as error:
-            self._trouble(f"{wish.name} is served with this host's own profile: {error}")
-            return self.profile
-
     def _start(self, wishes: Sequence[Wish], placement: Placement, listed: Mapping[str, Listed] | None) -> None:
         """Start what may start: one at a time on each device, and not while something there is being stopped."""
         busy = {
@@ -242,13 +217,7 @@ class Agent:
     def _write_routes(self, desired: Desired, placement: Placement) -> None:
         up = {name for name, one in self.instances.items() if one.state == "ready" and name in placement.placed}
         coming = self._sharing.asked_of({name for name, one in self.instances.items() if one.is_coming})
-        ready = self._sharing.routes(up, self.instances)
-        chosen = choose_routes(desired, ready, coming, self._routes)
-        if not chosen.same_as(self._routes) or not self.routes_path.exists():
-            self._routes = chosen.model_copy(update={"serial": self._routes.serial + 1})
-            write_routes(self.routes_path, self._routes)
-            told = ", ".join(f"{c} -> {r.instance} g{r.generation}" for c, r in self._routes.channels.items())
-            logger.info("routes %d: %s", self._routes.serial, told or "none")
+        self._route(desired, self._sharing.routes(up, self.instances), coming)
 
     def _retire(
         self,
@@ -273,9 +242,3 @@ class Agent:
             if name not in wished and not one.started:
                 del self.instances[name]
                 self._sharing.forget(name)
-
-    def _trouble(self, message: str) -> None:
-        """Say it once, not every 0.3 s."""
-        if message != self._last_trouble:
-            logger.warning("%s", message)
-            self._last_trouble = message

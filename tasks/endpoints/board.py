@@ -79,10 +79,11 @@ class Board:
         self, route: ChannelRoute, live: InstanceRoute | None, request: bytes, failed: Collection[str]
     ) -> InstanceRoute | None:
         """The canary, when this request is its own, or when only it is left."""
-        tried = self.routes.instances.get(route.canary.instance) if route.canary else None
-        if tried is None or route.canary is None or route.canary.weight <= 0:
+        canary = route.tried
+        tried = self.routes.instances.get(canary.instance) if canary else None
+        if tried is None or canary is None or canary.weight <= 0:
             return None
-        mine = share_of(tried.channel, tried.digest, request) < route.canary.weight
+        mine = share_of(tried.channel, tried.digest, request) < canary.weight
         if live is None or live.uds in failed:
             return tried if mine or tried.uds not in failed else None
         return tried if mine and tried.uds not in failed else None
@@ -96,7 +97,7 @@ class Board:
     def canary(self, target: Target) -> Canary | None:
         """What is tried on a target's channel now."""
         route = self.routes.channels.get(target.channel)
-        return route.canary if route is not None else None
+        return route.tried if route is not None else None
 
     def names(self) -> list[str]:
         """Every model name that can be asked for: channels first."""
@@ -148,6 +149,9 @@ class Board:
     def report(self) -> dict[str, Any]:
         """What ``/empelt/routes`` answers: enough to acknowledge, to drain, and to judge a canary."""
         told = json.loads(self.routes.model_dump_json())
+        for name, route in self.routes.channels.items():
+            if route.tried is None:
+                told["channels"][name]["canary"] = None
         names = {*self.routes.instances, *(name for name, count in self.in_flight.items() if count > 0)}
         in_flight = {name: self.in_flight[name] for name in sorted(names)}
         return {

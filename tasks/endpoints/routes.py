@@ -6,6 +6,7 @@ last one it could read for as long as the agent is away.
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,9 @@ class Canary(Noun):
     """Per cent of the requests; which ones, ``split.share_of`` says. Not in the instances: nobody is sent there."""
     languages: tuple[str, ...] = ()
     """In which answers of both versions are expected; the gateway counts the others. None: it does not look."""
+    until: float | None = None
+    """When its lease ends, in seconds since the epoch by this host's clock: nobody is sent there any more then, also
+    where whoever tries it and whoever writes these routes are both gone. None: for as long as it stands here."""
 
 
 class ChannelRoute(Noun):
@@ -53,6 +57,12 @@ class ChannelRoute(Noun):
     """An instance is being started: the gateway holds requests for a while instead of refusing them."""
     canary: Canary | None = None
     """Its answers carry no generation: it has none before the switch."""
+
+    @property
+    def tried(self) -> Canary | None:
+        """The canary, as long as its lease has not ended."""
+        over = self.canary is None or (self.canary.until is not None and time.time() >= self.canary.until)
+        return None if over else self.canary
 
 
 class Routes(Noun):

@@ -45,9 +45,10 @@ class OfServing(Collector):
             routes = None
         for name, route in routes.channels.items() if routes else ():
             generation.add_metric([name], route.generation)
-            tried = routes.instances.get(route.canary.instance) if routes and route.canary else None
-            if tried is not None and route.canary is not None:
-                weight.add_metric([name, tried.digest[:12]], route.canary.weight)
+            canary = route.tried
+            tried = routes.instances.get(canary.instance) if routes and canary else None
+            if tried is not None and canary is not None:
+                weight.add_metric([name, tried.digest[:12]], canary.weight)
         yield from (generation, weight)
 
     def _of_agent(self) -> Iterator[Metric]:

@@ -107,12 +107,13 @@ def _channel(
 ) -> dict[str, Any]:
     """One channel: its versions, newest switches, and who answers now."""
     answering = routes.instances.get(route.instance) if route and route.instance else None
-    canary = routes.instances.get(route.canary.instance) if route and route.canary else None
+    tried = route.tried if route else None
+    canary = routes.instances.get(tried.instance) if tried else None
     live = line.digest if line else answering.digest if answering else None
     versions = [_version("live", name, live, routes, line, status)] if live else []
-    if canary is not None and route is not None and route.canary is not None:
+    if canary is not None and tried is not None:
         shown = _version("canary", name, canary.digest, routes, line, status)
-        versions.append({**shown, "weight": route.canary.weight})
+        versions.append({**shown, "weight": tried.weight})
     told = {version["digest"] for version in versions}
     if line is not None and line.previous is not None and line.previous not in told:
         versions.append(_version("previous", name, line.previous, routes, line, status))

@@ -13,6 +13,8 @@ from tasks.domain.records import CanaryWish, Desired, Live
 from tasks.endpoints.routes import Canary, ChannelRoute, InstanceRoute, Routes
 
 Keep = Literal["live", "routed", "staged", "previous"]
+UNTIL_SECONDS = 1.0
+"""The end of a canary's lease is written anew when it has moved by so much."""
 KEEP_PREVIOUS = "keep_previous_seconds"
 """Of a promotion's ``extra``: how long the instance that it replaced is kept warm."""
 
@@ -109,7 +111,12 @@ def is_kept(live: Live, now: datetime) -> bool:
 
 
 def choose_routes(
-    desired: Desired, ready: Mapping[str, InstanceRoute], coming: Collection[str], current: Routes
+    desired: Desired,
+    ready: Mapping[str, InstanceRoute],
+    coming: Collection[str],
+    current: Routes,
+    *,
+    ahead_seconds: float = 0.0,
 ) -> Routes:
     """The routes that should be written now. The old instance keeps a channel until the new one is ready.
 
@@ -120,6 +127,7 @@ def choose_routes(
         ready: instances that answer and are not about to be stopped, by name.
         coming: names of instances that are on their way.
         current: the routes as they are.
+        ahead_seconds: how far this host's clock is ahead of the ledger's, by which the lease of a canary goes.
     """
     channels: dict[str, ChannelRoute] = {}
     tried = {wish.channel: wish for wish in desired.canaries}
@@ -134,14 +142,25 @@ def choose_routes(
             channels[live.channel] = ChannelRoute(generation=live.generation - 1, instance=previous)
         else:
             channels[live.channel] = ChannelRoute(generation=live.generation, instance=None, coming=wanted in coming)
-        canary = _canary(tried.get(live.channel), live, ready)
+        canary = _canary(tried.get(live.channel), live, ready, before.canary if before else None, ahead_seconds)
         channels[live.channel] = channels[live.channel].model_copy(update={"canary": canary})
     return Routes(serial=current.serial, channels=channels, instances=dict(ready))
 
 
-def _canary(wish: CanaryWish | None, live: Live, ready: Mapping[str, InstanceRoute]) -> Canary | None:
+def _canary(
+    wish: CanaryWish | None,
+    live: Live,
+    ready: Mapping[str, InstanceRoute],
+    before: Canary | None,
+    ahead_seconds: float,
+) -> Canary | None:
     """What is tried on a channel. Its instance must answer, and it began before any later switch."""
     if wish is None or wish.generation != live.generation or wish.digest == live.digest:
         return None
     name = instance_name(wish.channel, wish.digest)
-    return Canary(instance=name, weight=wish.weight, languages=wish.languages) if name in ready else None
+    if name not in ready:
+        return None
+    until = wish.lease_until.timestamp() + ahead_seconds
+    if before is not None and before.until is not None and abs(before.until - until) < UNTIL_SECONDS:
+        until = before.until  # not new routes for each reading of two clocks
+    return Canary(instance=name, weight=wish.weight, languages=wish.languages, until=until)

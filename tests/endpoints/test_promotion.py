@@ -10,6 +10,7 @@ from tasks.domain.errors import PromotionFailed, PromotionRefused
 from tasks.domain.jobs import PublishRequest
 from tasks.domain.promotion import AbortRules, CanaryStep, PromotionPolicy
 from tasks.endpoints.promotion import Promoter, stands
+from tasks.endpoints.routes import read_routes
 
 RULES = AbortRules(min_requests=10, foreign=None)
 HALF = CanaryStep(weight=50, seconds=20, requests=15)
@@ -184,3 +185,19 @@ def test_an_instance_that_does_not_answer_when_it_is_warmed_is_refused(host, bot
     with pytest.raises(PromotionRefused, match="answered 400 to warming request 1"):
         promoter(host, green).warm(ready, 3)
     assert steps(host) == [("warm", "refused"), ("take back", "done")]
+
+
+def test_a_canary_ends_with_its_lease_where_flow_and_agent_die_together_and_the_next_agent_ends_it(host, both, until):
+    blue, green, _ = both
+    host.ledger.set_canary("eu", digest=green.digest, weight=100, generation=1, owner="run:1", lease_seconds=6)
+    until(lambda: host.gateway.ask().headers["x-empelt-version"] == "canary", what="green to be tried")
+    host.stop()  # and nobody renews the lease
+    assert host.gateway.state()["channels"]["eu"]["canary"]["weight"] == 100
+    until(lambda: host.gateway.ask().headers["x-empelt-version"] == "live", what="the lease to end")
+    assert host.answer() == (blue.digest, "1")
+    assert host.gateway.state()["channels"]["eu"]["canary"] is None
+    written = read_routes(host.gateway.routes)
+    assert written.channels["eu"].canary is not None, "no agent has written routes since"
+    host.start()
+    until(lambda: read_routes(host.gateway.routes).channels["eu"].canary is None, what="the next agent to end it")
+    assert host.answer() == (blue.digest, "1")

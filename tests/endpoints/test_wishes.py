@@ -122,11 +122,18 @@ def canary(digest, generation, weight=5.0):
 @pytest.mark.parametrize(
     ("wish", "ready", "expected"),
     [
-        pytest.param(canary(C, 2), [B, C], Canary(instance=EU_C, weight=5.0), id="beside the live one"),
+        pytest.param(
+            canary(C, 2), [B, C], Canary(instance=EU_C, weight=5.0, until=NOW.timestamp()), id="beside the live one"
+        ),
         pytest.param(canary(C, 2), [B], None, id="its instance does not answer"),
         pytest.param(canary(C, 1), [B, C], None, id="it began before the last switch"),
         pytest.param(canary(B, 2), [B], None, id="it is live by now"),
-        pytest.param(canary(C, 2), [C], Canary(instance=EU_C, weight=5.0), id="the live one is being started again"),
+        pytest.param(
+            canary(C, 2),
+            [C],
+            Canary(instance=EU_C, weight=5.0, until=NOW.timestamp()),
+            id="the live one is being started again",
+        ),
     ],
 )
 def test_a_canary_is_routed_beside_the_live_one_and_moves_no_generation(wish, ready, expected):
@@ -134,6 +141,21 @@ def test_a_canary_is_routed_beside_the_live_one_and_moves_no_generation(wish, re
     chosen = choose_routes(state, {instance_name("eu", digest): route(digest) for digest in ready}, (), Routes())
     assert chosen.channels["eu"].canary == expected
     assert chosen.channels["eu"].generation == 2
+
+
+def test_the_end_of_a_canary_goes_by_this_hosts_clock_and_is_written_anew_only_when_it_moves():
+    both, tried = {EU_B: route(B), EU_C: route(C)}, canary(C, 2)
+
+    def chosen(current, lease_until, ahead):
+        wish = tried.model_copy(update={"lease_until": lease_until})
+        state = Desired(live=(live(B, 2, previous=A),), staged=(staged(C),), canaries=(wish,), at=NOW)
+        return choose_routes(state, both, (), current, ahead_seconds=ahead)
+
+    first = chosen(Routes(), NOW, 30.0)
+    assert first.channels["eu"].canary.until == NOW.timestamp() + 30.0
+    assert chosen(first, NOW, 30.7) == first, "two readings of two clocks are no new routes"
+    renewed = chosen(first, NOW + timedelta(seconds=15), 30.0)
+    assert renewed.channels["eu"].canary.until == NOW.timestamp() + 45.0
 
 
 def test_a_profile_survives_the_ledger_and_decides_every_flag():

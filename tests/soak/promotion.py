@@ -84,6 +84,20 @@ class Promotion:
                 self._host.endpoint.unstage(self._wanted)
         return self.switched_at
 
+    def judge(self) -> None:
+        """Load it and put on record what it says; nothing is promoted.
+
+        Raises:
+            PipelineError: it did not come up, or gave no log-probabilities.
+        """
+        try:
+            self._load()
+            assert self._ready is not None
+            record_outputs(self._ready, LANGUAGES)
+        finally:
+            if self._wanted is not None:
+                self._host.endpoint.unstage(self._wanted)
+
     def _promoter(self) -> Promoter:
         request = PublishRequest(
             family="soak",

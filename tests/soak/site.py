@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tasks.domain.models import Artifact
 from tasks.processes import marked_processes
 from tests.soak.__main__ import start_load
 from tests.soak.host import CHANNEL, MARK, Host, Watch, named, until
@@ -68,6 +69,12 @@ class Site:
             left=tuple(self.orphans()),
         )
         return judge(soak, ANY)
+
+    def judge(self, artifact: Artifact) -> None:
+        """Put on record what an artifact says, by a start of its own that ends again."""
+        asked = Promotion(self.host, artifact, self.shelf.refs[artifact.digest])
+        asked.judge()
+        self.settle()
 
     def orphans(self) -> list[str]:
         """Engines whose API server is gone; those that are being ended get some seconds for it."""

@@ -98,5 +98,5 @@ def test_any_order(site, acts):
     event = Event(str(acts), began, began, time.monotonic(), switches=None if killed else made)
     rules = ("attributable", "right model", "switches", "processes", "load")
     found = [f"{one.rule}: {problem}" for one in site.judged(event) if one.rule in rules for problem in one.problems]
-    # Weights that a start loaded which nobody verifies are found by the next proof, not in each answer.
+    # What has loaded other weights before it was first seen is judged as it is: nothing is on record of it yet.
     assert not [one for one in found if f"the text was written by {WRONG}" not in one]

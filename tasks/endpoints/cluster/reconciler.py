@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +27,10 @@ from tasks.endpoints.drain import Drain
 from tasks.endpoints.probe import GatewayState, ask_gateway
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState
-from tasks.endpoints.report import Report
-from tasks.endpoints.routes import InstanceRoute, Routes, read_routes, write_routes
-from tasks.endpoints.visibility import Visibility
-from tasks.endpoints.wishes import Wish, choose_routes, wishes_of
+from tasks.endpoints.rounds import ROUND_SECONDS, Rounds
+from tasks.endpoints.routes import InstanceRoute
+from tasks.endpoints.wishes import Wish, wishes_of
 
-ROUND_SECONDS = 0.3
 LOOK_SECONDS = 2.0
 """Between two looks at the cluster: three lists by label. Polled and not watched: a watch that has fallen asleep looks
 like a cluster in which nothing happens, and three lists are what a watch needs to begin anew."""
@@ -47,7 +45,7 @@ class Round(NamedTuple):
     refusals: Mapping[str, str]
 
 
-class Reconciler:
+class Reconciler(Rounds):
     """Makes desired state true on a cluster."""
 
     def __init__(
@@ -80,29 +78,21 @@ class Reconciler:
             drain_seconds: how long an instance that is out of the routes may finish what it has under way.
             look_seconds: between two looks at the cluster.
         """
-        self.state = state
+        super().__init__(
+            name=name, state=state, routes=routes, gateway=gateway, profile=profile, gateway_key=gateway_key
+        )
         self.fleet = Fleet(client, plan)
         self.plan = plan
         self.artifacts = artifacts
-        self.routes_path = routes
-        self.gateway = gateway
-        self.profile = profile
         self.watched: dict[str, Watched] = {}
-        self._gateway_key = gateway_key
-        self._routes = read_routes(routes) or Routes()
-        self._desired: Desired | None = None
         self._listed: Mapping[str, Listed] | None = None
-        self._executor = ThreadPoolExecutor(max_workers=4)
         self._visit: Future[Round] | None = None
         self._visited = 0.0
         self._look_seconds = look_seconds
         self._drain = Drain(self.fleet, self._executor, drain_seconds=drain_seconds)
-        self._visibility = Visibility(state, gateway, self._executor, key=gateway_key)
-        self._report = Report(state, name)
         self._weights: dict[str, int] = {}
         self._room = Room(plan.room_seconds)
         self._giving_way = ""
-        self._last_trouble = ""
 
     def check(self) -> None:
         """Whether it can work at all.
@@ -142,24 +132,19 @@ class Reconciler:
 
     def step(self) -> None:
         """One round. Trouble with ledger or cluster is told once and tried again; what runs goes on meanwhile."""
-        try:
-            self._report.beat()
-            self._desired = self.state.desired()
-        except TransientError as error:
-            self._trouble(str(error))
-        if self._desired is None:
+        if (desired := self._read_desired()) is None:
             return
         self._come_back()
-        wishes = self._wishes(self._desired) if self._listed is not None else []
+        wishes = self._wishes(desired) if self._listed is not None else []
         if self._listed is not None:
-            self._make_room(wishes, self._desired)
+            self._make_room(wishes, desired)
         if self._listed is not None:  # until it is known what runs, routes and instances stay as they are
-            self._write_routes(self._desired)
+            self._write_routes(desired)
         gateway = ask_gateway(self.gateway, self._gateway_key)
         self._retire(wishes, gateway)
         self._go(wishes)
         try:
-            self._visibility.advance(self._desired, self._routes, gateway)
+            self._visibility.advance(desired, self._routes, gateway)
             if self._listed is not None:
                 statuses = [one.status(self.plan.serving_image) for _, one in sorted(self.watched.items())]
                 self._report.instances(statuses)
@@ -261,13 +246,6 @@ class Reconciler:
         for name in waited:
             self.watched[name].wait_for_room()
 
-    def _profile_of(self, wish: Wish) -> ServingProfile:
-        try:
-            return ServingProfile.read(wish.extra, default=self.profile)
-        except InputError as error:
-            self._trouble(f"{wish.name} is served with this installation's own profile: {error}")
-            return self.profile
-
     def _write_routes(self, desired: Desired) -> None:
         ready = {
             name: InstanceRoute(
@@ -277,12 +255,7 @@ class Reconciler:
             if one.state == "ready" and name != self._giving_way and not self._drain.has(name)
         }
         coming = {name for name, one in self.watched.items() if one.state == "starting"}
-        chosen = choose_routes(desired, ready, coming, self._routes)
-        if not chosen.same_as(self._routes) or not self.routes_path.exists():
-            self._routes = chosen.model_copy(update={"serial": self._routes.serial + 1})
-            write_routes(self.routes_path, self._routes)
-            told = ", ".join(f"{c} -> {r.instance} g{r.generation}" for c, r in self._routes.channels.items())
-            logger.info("routes %d: %s", self._routes.serial, told or "none")
+        self._route(desired, ready, coming)
 
     def _retire(self, wishes: Sequence[Wish], gateway: GatewayState | None) -> None:
         """Let go what is not wanted, what has come to nothing, and what nobody knows."""
@@ -300,9 +273,3 @@ class Reconciler:
                 self._drain.keep(name)
             else:
                 self._drain.advance(name, self._routes, gateway)
-
-    def _trouble(self, message: str) -> None:
-        """Say it once, not every 0.3 s."""
-        if message != self._last_trouble:
-            logger.warning("%s", message)
-            self._last_trouble = message
