@@ -9,9 +9,11 @@ from tasks.approve import ask_approval
 from tasks.cancelled import hold_on_cancel
 from tasks.disk import WAITS_FOR_ROOM, reserve_room
 from tasks.domain.errors import DiskFull
-from tasks.domain.jobs import ClaimTicket, Job, PublishRequest, ReleaseText
+from tasks.domain.examination import refused
+from tasks.domain.jobs import ClaimTicket, Job, ReleaseText
 from tasks.domain.models import ModelRef
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
+from tasks.examine import examine_files, examine_served, refuse
 from tasks.hub import fetch_all
 from tasks.jobs import name_of_run, open_job
 from tasks.judge import judge_candidate, show_decision, verdict_name
@@ -52,24 +54,20 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
         reserve_room(job)
         inputs = fetch_all(job)
         digest = merge_on_gpu(job, inputs, held.fence)
+        files = examine_files(job, digest)
+        if refused(files):
+            return Completed(name="Rejected", message=refuse(job, digest, held.fence, files))
         with staged(job.family, digest, job.channel, job.release.ref) as ready:
+            examined = examine_served(job, ready, files)
+            if refused(examined):
+                return Completed(name="Rejected", message=refuse(job, digest, held.fence, examined))
             candidate, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, candidate)
             generation, live = evaluate_live(job, candidate)
             scores, stop = take_looks(job, ready, scores, parents, live)
-            verdict = judge_candidate(job, scores, parents, live, by_itself=claim is not None, stop=stop)
+            verdict = judge_candidate(job, scores, parents, live, claim is not None, stop, examined)
             (ended, outcome), reasons = verdict_name(job, verdict), " ".join(verdict.reasons)
-            request = PublishRequest(
-                family=job.family,
-                target=job.target,
-                channel=job.channel,
-                artifact_digest=digest,
-                release=job.release.ref,
-                expected_generation=generation,
-                fence=held.fence,
-                claim_key=job.key,
-                reason=verdict.reasons[-1],
-            )
+            request = job.request(digest, generation, held.fence, verdict.reasons[-1])
             if outcome == "published":
                 ended, outcome, generation, reasons = published(publish_model(request), reasons)
         if outcome == "awaiting":

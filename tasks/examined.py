@@ -75,7 +75,5 @@ def answers_of(heard: Heard, parent: Heard, sources: Sequence[Source]) -> tuple[
         ours, theirs = heard.marks.get(mark, {}), parent.marks.get(mark, {})
         found.append(of_answers(mark, list(ours.values()), [theirs[prompt] for prompt in ours]))
     floors = {source.language: source.least for source in sources if source.language}
-    return (
-        *found,
-        *(of_language(code, heard.languages.get(code, []), floor) for code, floor in sorted(floors.items())),
-    )
+    said = [(asked, own) for asked, languages in heard.languages.items() for own in languages]
+    return (*found, of_language(said, floors))

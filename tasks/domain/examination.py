@@ -8,13 +8,16 @@ than the parent has. A check that could not be made is undecided, and the verdic
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from tasks.domain.models import Noun
 
 LEVEL = 0.05
 """One-sided error of each check that counts answers."""
+LANGUAGE_LEVEL = 0.01
+"""Of that of the language: the small model of the demo goes on in Galician on .5 of texts, and its floor is .5."""
 ALLOWED = {"endless": 0.05, "loops": 0.05}
 """How much larger a candidate's share may be than its parent's before the test is asked."""
 NEVER = frozenset({"empty", "leaks"})
@@ -30,7 +33,7 @@ class Examined(Noun):
 
     name: str
     """``tokenizer``, ``template``, ``stop_tokens``, ``norms``; ``empty``, ``endless``, ``loops``, ``leaks``,
-    ``thinks``, ``language:eu``."""
+    ``thinks``, ``language``."""
     stage: Literal["files", "server"]
     ok: bool | None
     """None: it could not be told, which never passes."""
@@ -88,27 +91,28 @@ def of_answers(name: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Exami
     )
 
 
-def of_language(code: str, found: Sequence[str], least: float) -> Examined:
-    """Whether answers asked for in ``code`` are in it.
+def of_language(found: Sequence[tuple[str, str]], floors: Mapping[str, float]) -> Examined:
+    """Whether answers are in the language that was asked for, over all languages of the target.
+
+    A target of several is looked at as a whole: that it lacks one of them is told by its benchmarks, on more texts.
 
     Args:
-        code: the language.
-        found: of each answer that has letters enough to tell.
-        least: share below which no model is let through.
+        found: of each answer that has letters enough to tell: the language asked for, and the one that it is in.
+        floors: language to the share below which no model is let through.
     """
-    n, right = len(found), sum(one == code for one in found)
-    wrong = n > 0 and _tail_below(right, n, least) <= LEVEL
-    can_tell = n > 0 and (1 - least) ** n <= LEVEL
-    others = sorted({one for one in found if one != code}, key=lambda one: (-found.count(one), one))
-    told = ", ".join(f"{found.count(one)} {one}" for one in others)
+    n, right = len(found), sum(asked == own for asked, own in found)
+    least = math.fsum(floors[asked] for asked, _ in found) / n if n else min(floors.values(), default=0.0)
+    wrong = n > 0 and _tail_below(right, n, least) <= LANGUAGE_LEVEL
+    can_tell = n > 0 and (1 - least) ** n <= LANGUAGE_LEVEL
+    others = Counter(f"{own} for {asked}" for asked, own in found if asked != own)
+    told = ", ".join(f"{count} {what}" for what, count in others.most_common())
     if wrong:
-        why = [f"{right} of {n} answers are in {code} ({told}), at least {least:.0%} are asked for"]
+        why = [f"{right} of {n} answers are in the language asked for ({told}), at least {least:.0%} are to be"]
     else:
         why = [] if can_tell else [f"{n} answers had letters enough to tell their language: too few to tell"]
     ok = False if wrong else True if can_tell else None
     value = right / n if n else None
-    name = f"language:{code}"
-    return Examined(name=name, stage="server", ok=ok, value=value, limit=least, n=n, reasons=tuple(why))
+    return Examined(name="language", stage="server", ok=ok, value=value, limit=least, n=n, reasons=tuple(why))
 
 
 def _half_tail(k: int, n: int) -> float:
