@@ -87,9 +87,11 @@ def site(home: Path, port: int, parents: Sequence[Path]) -> Iterator[Site]:
         digests = [there.adopt(folder).digest for folder in parents]
         for line in kept.read_text("utf-8").splitlines() if kept.exists() else ():
             host.ledger.record_evaluation(Evaluation.model_validate_json(line))
-        yield there
-        found = [one for digest in digests for one in host.ledger.evaluations_of(digest)]
-        kept.write_text("".join(f"{one.model_dump_json()}\n" for one in found), "utf-8")
+        try:
+            yield there
+        finally:  # what was measured before a run was cut off is not asked again either
+            found = [one for digest in digests for one in host.ledger.evaluations_of(digest)]
+            kept.write_text("".join(f"{one.model_dump_json()}\n" for one in found), "utf-8")
 
 
 def _end(host: Host) -> None:

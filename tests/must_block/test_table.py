@@ -1,6 +1,8 @@
 """The table's word: a wrong end, a wrong reason and too many requests are violations."""
 
-from tests.must_block.__main__ import chosen
+import json
+
+from tests.must_block.__main__ import chosen, read_results
 from tests.must_block.cases import CASES, Case
 from tests.must_block.proxy import without_logprobs
 from tests.must_block.table import Finding, Result, as_json, mean_share, problems_of, table
@@ -53,3 +55,11 @@ def test_a_sample_has_the_good_one_and_so_many_that_must_be_blocked():
 def test_a_mute_server_says_everything_but_log_probabilities():
     told = {"choices": [{"text": "Kaixo", "logprobs": {"token_logprobs": [-1.0]}, "prompt_logprobs": [None]}]}
     assert without_logprobs(told) == {"choices": [{"text": "Kaixo", "logprobs": None, "prompt_logprobs": None}]}
+
+
+def test_what_was_judged_before_a_run_was_cut_off_is_read_again(tmp_path):
+    kept = tmp_path / "results.jsonl"
+    assert read_results(kept) == {}
+    told = [result(requests=3), result(requests=5), result("good", "passed")]
+    kept.write_text("".join(json.dumps(one._asdict()) + "\n" for one in told))
+    assert read_results(kept) == {"loops": told[1], "good": told[2]}
