@@ -143,8 +143,7 @@ class Agent(Rounds):
         """Whether a start that no flow checks is the judged model; None while it is asked, or its image is unknown."""
         if self._facts is None:
             return None
-        pinned = f"{one.wish.channel}@{one.wish.digest[:12]}"
-        return self._proving.problem(one.uds, pinned, one.wish.digest, one.profile.facts(image=self._facts.image))
+        return self._proving.problem(one.uds, *one.judged_as(image=self._facts.image))
 
     def _listed(self) -> Mapping[str, Listed] | None:
         """What the launcher runs; None while it does not answer, and then it is started again if it has ended."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.domain.errors import EndpointUnavailable, ModelRefused
-from tasks.domain.models import Artifact
+from tasks.domain.models import Artifact, Digest
 from tasks.domain.records import InstanceState, InstanceStatus
 from tasks.endpoints.launcher_client import LauncherClient, Listed, tail_of
 from tasks.endpoints.mapped import ENDING, changed_since, read_maps, stamps
@@ -99,6 +99,13 @@ class Instance:
     def answers_for(self, wish: Wish) -> "Instance":
         """What is known of it as the one that answers for one of its adapters: neither flags nor facts name others."""
         return replace(self, wish=wish, profile=replace(self.profile, adapters=()))
+
+    def judged_as(self, *, image: str) -> tuple[dict[str, Digest], dict[str, str]]:
+        """Pinned name -> artifact of what it answers as, and the facts by which that was judged."""
+        facts = replace(self.profile, adapters=()).facts(image=image)
+        if self.profile.adapters:  # the model under them is no channel's, and nothing of it is on record
+            return {one.name: one.digest for one in self.profile.adapters}, facts
+        return {f"{self.wish.channel}@{self.wish.digest[:12]}": self.wish.digest}, facts
 
     def need(self) -> Need:
         """What it needs of a device."""

@@ -29,35 +29,38 @@ class Proving:
         """Ask nothing yet; ``state`` knows what is on record."""
         self._state = state
         self._executor = executor
-        self._asked: dict[str, Future[Proof]] = {}
+        self._asked: dict[str, Future[tuple[Proof, ...]]] = {}
         """By socket: each start has its own."""
 
-    def problem(self, where: str, model: str, digest: Digest, serving: Mapping[str, str]) -> str | None:
-        """What speaks against its being the judged model; "" if nothing does, None while it is being asked.
+    def problem(self, where: str, models: Mapping[str, Digest], serving: Mapping[str, str]) -> str | None:
+        """What speaks against its being what was judged; "" if nothing does, None while it is being asked.
 
         Args:
             where: the instance's socket.
-            model: its pinned name.
-            digest: the artifact that it should serve.
-            serving: image, flags, device: how it is served now.
+            models: pinned name -> the artifact that should answer to it; one for each adapter where it holds several.
+            serving: image, flags, device: how each of them is served now.
         """
         asked = self._asked.get(where)
         if asked is None:
             self._asked = {key: one for key, one in self._asked.items() if not one.done()}  # of starts that have ended
-            self._asked[where] = self._executor.submit(self._prove, where, model, digest, serving)
+            self._asked[where] = self._executor.submit(self._prove_all, where, models, serving)
             return None
         if not asked.done():
             return None
         del self._asked[where]
         try:
-            proof = asked.result()
+            proofs = asked.result()
         except (EndpointUnavailable, TransientError) as error:  # it is asked again, for as long as it may take to start
-            logger.warning("%s could not be asked, and is asked again: %s", model, error)
+            logger.warning("%s could not be asked, and is asked again: %s", ", ".join(models), error)
             return None
         except InputError as error:  # other weights, or a server that gives no log-probabilities
             return str(error)
-        logger.info("%s was started again: %s", model, proof)
+        for proof in proofs:
+            logger.info("%s was started again: %s", ", ".join(models), proof)
         return ""
+
+    def _prove_all(self, where: str, models: Mapping[str, Digest], serving: Mapping[str, Any]) -> tuple[Proof, ...]:
+        return tuple(self._prove(where, model, digest, serving) for model, digest in models.items())
 
     def _prove(self, where: str, model: str, digest: Digest, serving: Mapping[str, Any]) -> Proof:
         known = self._state.outputs_of(reference_key(digest, serving))

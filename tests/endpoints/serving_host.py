@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from tasks.domain.models import ModelRef
+from tasks.domain.outputs import ReferenceOutputs, measured_facts, reference_key
+from tasks.domain.prompts import prompts_for
 from tasks.endpoints.agent import Agent
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.local import LocalEndpoint
+from tasks.endpoints.outputs import ask_outputs
 from tasks.endpoints.placement import GIB, Device
 from tasks.endpoints.profile import ServingProfile
 from tasks.endpoints.routes import read_routes
@@ -91,6 +94,14 @@ class Host:
     def route(self, artifact):
         """Its instance, as the gateway knows it."""
         return read_routes(self.gateway.routes).instances[f"eu-{artifact.short}"]
+
+    def judge(self, artifact, *, says=None):
+        """Put on record what an artifact says as it is served now, or what another one does."""
+        one, heard = self.status(artifact), self.route(says or artifact)
+        answers = ask_outputs(heard.uds, f"eu@{heard.digest[:12]}", prompts_for(["eu"])).answers
+        key, facts = reference_key(artifact.digest, one.serving), measured_facts(one.serving)
+        told = ReferenceOutputs(key=key, artifact_digest=artifact.digest, facts=facts, answers=answers)
+        assert self.ledger.record_outputs(told)
 
     def kill(self, artifact):
         os.kill(self.status(artifact).pid, signal.SIGKILL)

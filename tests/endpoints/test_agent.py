@@ -11,11 +11,8 @@ import pytest
 
 from tasks.domain.errors import EndpointUnavailable, InputError, ModelRefused, ServingMissing
 from tasks.domain.models import Evaluation, Item, Score
-from tasks.domain.outputs import ReferenceOutputs, measured_facts, reference_key
-from tasks.domain.prompts import prompts_for
 from tasks.endpoints.launcher_client import LauncherProcess
 from tasks.endpoints.local import LocalEndpoint
-from tasks.endpoints.outputs import ask_outputs
 from tasks.endpoints.profile import ServedAdapter, ServingProfile
 from tasks.endpoints.protocol import Artifacts, DesiredState, StagingState
 from tasks.endpoints.routes import read_routes
@@ -130,15 +127,6 @@ def test_a_live_instance_that_dies_is_started_again_and_the_previous_one_answers
     until(lambda: host.answer() == (green.digest, "2"), what="green to have its channel back")
 
 
-def judge(host, artifact, *, says=None):
-    """Put on record what an artifact says as it is served now, or what another one does."""
-    one, heard = host.status(artifact), host.route(says or artifact)
-    answers = ask_outputs(heard.uds, heard.pinned, prompts_for(["eu"])).answers
-    key, facts = reference_key(artifact.digest, one.serving), measured_facts(one.serving)
-    told = ReferenceOutputs(key=key, artifact_digest=artifact.digest, facts=facts, answers=answers)
-    assert host.ledger.record_outputs(told)
-
-
 def test_what_is_started_again_says_what_it_said_when_it_was_judged_before_it_is_routed(
     host, make_artifact, until, caplog
 ):
@@ -146,7 +134,7 @@ def test_what_is_started_again_says_what_it_said_when_it_was_judged_before_it_is
     blue = make_artifact("blue")
     host.start()
     host.publish(blue)
-    judge(host, blue)
+    host.judge(blue)
     assert "was started again" not in caplog.text
     host.kill(blue)
     until(lambda: f"eu@{blue.short} was started again: " in caplog.text, what="blue to be asked")
@@ -161,7 +149,7 @@ def test_what_is_started_again_with_other_weights_is_never_routed(host, make_art
     host.start()
     host.publish(blue)
     host.publish(green)
-    judge(host, green, says=blue)  # as if green had loaded other weights this time than it was judged with
+    host.judge(green, says=blue)  # as if green had loaded other weights this time than it was judged with
     before = read_routes(host.gateway.routes).serial
     host.kill(green)
     refused = "it does not answer as it did when it was judged: "

@@ -1,6 +1,7 @@
 """Which instance holds which adapters: pure rules, each a small table; then a host that follows them."""
 
 import json
+import logging
 from datetime import UTC, datetime
 
 import pytest
@@ -225,6 +226,39 @@ def test_a_new_agent_adopts_an_instance_and_knows_what_it_holds(host, make_artif
     until(lambda: (s := host.status(eu)) and s.state == "ready", what="eu to be adopted")
     assert [(one.name, one.pid) for one in running(host)] == [(before.name, before.pid)]
     assert [host.answer(name)[0] for name in ("eu", "gl")] == [eu.digest, gl.digest]
+
+
+def test_each_adapter_of_what_is_started_again_says_what_it_said_when_it_was_judged(
+    host, make_artifact, make_adapter, until, caplog
+):
+    caplog.set_level(logging.INFO)
+    instruct = make_artifact("instruct")
+    eu, other = make_adapter("eu", instruct), make_adapter("other", instruct)
+    host.start()
+    channel = Channel(host, "eu")
+    for one in (other, eu):
+        channel.publish(one)
+        host.judge(one)
+    host.kill(eu)
+    until(lambda: f"eu@{eu.short}" in caplog.text.partition("was started again: ")[0], what="both to be asked")
+    until(lambda: host.gateway.ask().status_code == 200, what="an answer")
+    assert caplog.text.count("log-probabilities as judged, greatest difference 0.0000") >= 2
+
+
+def test_an_adapter_that_says_something_else_than_when_it_was_judged_is_not_routed(
+    host, make_artifact, make_adapter, until
+):
+    instruct = make_artifact("instruct")
+    eu, other = make_adapter("eu", instruct), make_adapter("other", instruct)
+    host.start()
+    channel = Channel(host, "eu")
+    for one in (other, eu):
+        channel.publish(one)
+    host.judge(eu, says=other)
+    host.kill(eu)
+    refused = "it does not answer as it did when it was judged: "
+    until(lambda: any(s.reason.startswith(refused) for s in host.ledger.instances()), what="it to be refused")
+    assert f"eu-{eu.short}" not in read_routes(host.gateway.routes).instances
 
 
 def test_the_model_that_is_shared_takes_its_room_once(host, make_artifact, make_adapter, until):
