@@ -99,3 +99,26 @@ def test_a_signal_in_the_middle_leaves_nothing(family, number, code):
     ended = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
     assert ended.returncode == code
     assert family.leftovers() == []
+
+
+def test_the_command_loads_nothing_that_a_merge_has_no_use_for(family):
+    # scipy is what numba looks for kernels' BLAS in, pydantic what recipes of roles are read by.
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(family.base), "dtype": "bfloat16"}
+    recipe["instruct"] = str(family.instruct)
+    recipe["models"] = [{"model": str(family.instruct), "parameters": {"weight": 1}}]
+    config = family.root / "plain.json"
+    config.write_text(json.dumps(recipe))
+    script = (
+        "import atexit, gc, runpy, sys\n"
+        "def tell():\n"
+        "    loaded = {name.partition('.')[0] for name, module in sys.modules.items() if module is not None}\n"
+        "    print(sorted(loaded & {'numba', 'scipy', 'pydantic', 'torch'}), gc.isenabled())\n"
+        "atexit.register(tell)\n"
+        "runpy.run_module('tasks.engine', run_name='__main__')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(config), str(family.out)], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "['numba'] True"
+    assert family.out.is_dir()

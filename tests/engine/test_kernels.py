@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.engine.kernels.chance import fill_uniform, key_of, uniform
+from tasks.engine.kernels.chance import below, fill_numbers, fill_uniform, key_of, uniform
 from tasks.engine.kernels.magnitudes import mark_by_place
 from tasks.engine.kernels.ranked import mark_ranked
 from tasks.engine.kernels.sums import ANGLE_TILE, TILE, add_deltas, inner_products
@@ -82,6 +82,11 @@ def test_random_numbers_are_those_of_the_reference(start, of):
     filled = np.empty(80, np.float32)
     fill_uniform(key_of(*of), start, filled)
     assert np.array_equal(filled, drawn(key_of(*of), start, 80))
+    numbers = np.empty(80, np.uint32)
+    fill_numbers(key_of(*of), start, numbers)
+    assert np.array_equal(numbers * np.float32(2**-24), filled)
+    for share in np.array([0, 2**-24, 0.1, 1 / 3, 0.5, 1 - 2**-24, 1, *filled[:9]], np.float32):
+        assert np.array_equal(numbers < below(share), filled < share)
 
 
 @pytest.mark.parametrize("start", [0, 2**32 - SIZE // 2])
@@ -204,6 +209,11 @@ def test_inner_products_are_those_of_float64_and_of_every_thread(size):
     assert np.array_equal(found, found.T)
     with ThreadPoolExecutor(4) as pool:
         assert all(np.array_equal(other, found) for other in pool.map(once, range(8)))
+    # Of two vectors all products are made at once: these must be the same numbers.
+    for s, t in ((0, 1), (2, 3), (3, 2)):
+        pair = np.full((2, 2), np.nan)
+        inner_products(x, plus[[s, t]], minus[[s, t]], pair)
+        assert np.array_equal(pair, found[np.ix_([s, t], [s, t])])
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 70_001])

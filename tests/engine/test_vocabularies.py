@@ -1,5 +1,7 @@
 """Tokenizers that differ: refused, matched by token, or left to the instruct model. A row means its token, not its place."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tasks.engine.errors import CheckpointError, RecipeError
 from tasks.engine.merge import TunedPaths, by_roles, merge, merge_configs
 from tasks.engine.recipe import Recipe
 from tasks.engine.token_rows import match_rows
+from tasks.engine.vocabulary import read_vocabulary
 
 SIZE, SPECIAL = 40, 36
 EXTRA = 3
@@ -99,3 +102,16 @@ def test_a_token_that_one_model_lacks_is_the_instruct_models_in_all():
     first, second = match_rows(ours, 5, [{0: "c", 1: "b", 2: "a"}, {0: "a", 1: "c", 9: "b"}], [3, 2])
     assert first.tolist() == [2, -1, 0, -1, -1]
     assert second.tolist() == [0, -1, 1, -1, -1]
+
+
+def test_the_same_tokenizer_of_several_models_is_read_once_and_a_changed_one_anew(tmp_path):
+    def write(name, token):
+        (tmp_path / name).mkdir(exist_ok=True)
+        content = {"model": {"vocab": {"a": 0, token: 1}}, "added_tokens": []}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(content))
+        return read_vocabulary(tmp_path / name)
+
+    assert write("base", "b") is write("child", "b")
+    assert write("other", "c") == {0: "a", 1: "c"}
+    assert write("base", "longer") == {0: "a", 1: "longer"}
+    assert read_vocabulary(tmp_path / "child") == {0: "a", 1: "b"}
