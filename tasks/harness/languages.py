@@ -15,36 +15,18 @@ And on the prompts of ``eu_instructions`` and ``gl_instructions``, another domai
 sentence or two can be told, Galician from Portuguese least well; a floor must leave room below these figures.
 """
 
-from functools import cache
-from typing import TYPE_CHECKING
-
+from tasks.domain.language import ENOUGH_LETTERS, LANGUAGES
+from tasks.domain.language import language_of as language_as_it_is
 from tasks.harness import texts
 
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
-
-LANGUAGES = ("en", "es", "eu", "ca", "gl", "pt")
-"""What the identifier chooses from: of all its languages it would call short Galician anything Romance."""
-ENOUGH_LETTERS = 20
-"""With fewer, a text is in no language: an empty answer must not count as fluent."""
+__all__ = ["ENOUGH_LETTERS", "LANGUAGES", "language_of", "told"]
 
 
 def told(text: str) -> str:
     """The language of ``text`` as it is, among ``LANGUAGES``; empty if it has too few letters to tell."""
-    if sum(character.isalpha() for character in text) < ENOUGH_LETTERS:
-        return ""
-    return str(_identifier().classify(text)[0])
+    return language_as_it_is(text) or ""
 
 
 def language_of(answer: str) -> str:
     """The language of an answer's prose: code, links, marks and digits left out, capitals made small."""
     return told(texts.prose(texts.clean(answer)))
-
-
-@cache
-def _identifier() -> "LanguageIdentifier":
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(LANGUAGES)
-    return identifier

@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -145,6 +145,7 @@ def test_with_few_degrees_of_freedom_the_quantile_is_never_too_small(degrees: in
     assert quantile(0.95, degrees) >= stats.t.ppf(0.95, degrees) - 1e-9
 
 
+@settings(deadline=None)  # scipy is loaded by the first one
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_exact_mcnemar_is_the_binomial_test_of_scipy(only_ours: int, only_theirs: int) -> None:
     n = only_ours + only_theirs
@@ -152,6 +153,7 @@ def test_exact_mcnemar_is_the_binomial_test_of_scipy(only_ours: int, only_theirs
     assert mcnemar_exact(only_ours, only_theirs) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_wilson_interval_is_that_of_scipy(case: tuple[int, int]) -> None:
     successes, n = case

