@@ -7,7 +7,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.domain.gate import Gate
+from tasks.control import control_digest
+from tasks.domain.gate import CONTROL, Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import parent_roles
 from tasks.domain.models import Digest, Evaluation
@@ -75,12 +76,18 @@ def record_answers(label: str, ready: Ready, languages: Sequence[str]) -> None:
 def evaluate_references(job: Job, candidate: Candidate) -> dict[str, Evaluation]:
     """The parents' scores under the candidate's serving facts, on what the gate compares with them.
 
-    A parent is put up only if something of that was never measured so.
+    A parent is put up only if something of that was never measured so. The control is among them where the gate names
+    it.
     """
-    wanted = {role: gate_of(job).benchmarks_of(role) for role in parent_roles(job.lineage)}
+    gate, roles = gate_of(job), parent_roles(job.lineage)
+    if CONTROL in gate.roles:
+        roles[CONTROL] = control_digest(job)
+    wanted = {role: gate.benchmarks_of(role) for role in roles}
     return {
-        role: evaluate_reference(job, candidate, f"{role} parent", digest, REFERENCE, wanted[role])
-        for role, digest in parent_roles(job.lineage).items()
+        role: evaluate_reference(
+            job, candidate, role if role == CONTROL else f"{role} parent", digest, REFERENCE, wanted[role]
+        )
+        for role, digest in roles.items()
         if wanted[role]
     }
 

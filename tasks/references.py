@@ -13,6 +13,7 @@ An artifact is kept for as long as any of these names it:
 
 from collections.abc import Collection, Iterator
 
+from tasks.control import control_made
 from tasks.domain.due import order_releases
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
@@ -80,3 +81,5 @@ def _of_job(job: Job, why: str, *, without: Collection[str] = ()) -> Iterator[tu
         yield part.digest, f"{part.role} of {job.name}, which {why}"
     if made := open_ledger().artifact_for(job.merge_key):
         yield made.digest, f"the merge of {job.name}, which {why}"
+    if control := control_made(job):
+        yield control, f"the control of {job.name}, which {why}"

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from tasks.domain.adapters import AdapterRule, ServedAs, recipe_problems
-from tasks.domain.errors import CatalogError, UnknownBenchmark
+from tasks.domain.control import control_weight
+from tasks.domain.errors import CatalogError, InputError, UnknownBenchmark
 from tasks.domain.fitting import fit_gate
-from tasks.domain.gate import Gate, parse_gate
+from tasks.domain.gate import CONTROL, Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
 from tasks.domain.promotion import PromotionPolicy
 from tasks.domain.search import Search, fit_search
@@ -275,10 +276,14 @@ def load_catalog(
                 gate, place = _load_gate(folder, document, target_name, target.gate, known)
                 fit_gate(gate, place.where, target.languages, known=known, requests_of=requests_of)
                 gates[target.gate] = gate
+                if CONTROL in gate.roles:
+                    control_weight(target.recipe, list(target.languages))
             except UnknownBenchmark as error:
                 problems.append(str(error))
             except CatalogError as error:
                 problems.extend(error.problems or [str(error)])
+            except InputError as error:
+                problems.append(f"{document.where(('targets', target_name, 'recipe'))}: {error}")
     problems.extend(_channels_taken_twice(families))
     problems.extend(_repositories_taken_twice(families))
     if problems:

@@ -43,7 +43,9 @@ from tasks.domain.models import Digest, Noun
 Metric = Literal["acc", "strict", "bits_per_byte", "in_language"]
 Rule = Literal["confident", "point"]
 Tier = Literal["critical", "supporting", "advisory"]
-ROLES = ("instruct", "tuned")
+CONTROL = "control"
+"""theta_0 + a tau_I, the merge without its languages (``tasks.domain.control``)."""
+ROLES = ("instruct", "tuned", CONTROL)
 """The references that a gate may name, ``tuned:<language>`` beside them; the live model is compared by itself."""
 LOWER_IS_BETTER: frozenset[str] = frozenset({"bits_per_byte"})
 PLACEHOLDER = "{language}"

@@ -6,7 +6,7 @@ from typing import Any
 from tasks.domain.cost import StageCost
 from tasks.domain.flips import Lost
 from tasks.domain.insight import Insight
-from tasks.domain.matrix import Against, Cell, grid, references
+from tasks.domain.matrix import Against, Cell, at, grid, references
 from tasks.domain.report_text import NARROW, markdown_table, number, plain
 from tasks.domain.trend import TrendPoint
 
@@ -44,10 +44,9 @@ def against_rows(cells: Sequence[Cell]) -> Rows:
     roles = references(tuple(cells))
     return [
         {
-            "slice": f"{cell.language} {cell.capability}{' *' if cell.check.critical else ''}",
-            "benchmark": cell.check.benchmark,
+            "benchmark": f"{cell.check.benchmark}{' *' if cell.check.critical else ''}",
             "score (95 %)": _interval(cell),
-            **{role: next((_difference(one) for one in cell.against if one.role == role), "–") for role in roles},
+            **{role: _difference(one) if (one := at(cell, role)) else "–" for role in roles},
             "": cell.end,
         }
         for cell in cells
@@ -59,8 +58,7 @@ def lost_rows(lost: Sequence[Lost]) -> Rows:
     return [
         {
             "item": f"{one.benchmark} {one.item_id}",
-            "asked": one.question or "–",
-            "right answer": one.gold or "–",
+            "asked": (one.question or "–") + (f" (right: {one.gold})" if one.gold else ""),
             "known by": ", ".join(one.known_by),
             "answered before": one.before.strip() or "–",
             "candidate": one.after.strip() or "–",

@@ -90,8 +90,22 @@ def cells(verdict: Verdict, evidence: Evidence) -> tuple[Cell, ...]:
 
 
 def references(found: tuple[Cell, ...]) -> tuple[str, ...]:
-    """The references that any cell is compared with, in the order in which they are shown."""
-    return tuple(sorted({one.role for cell in found for one in cell.against}, key=_place))
+    """The columns of references that any cell is compared with, in the order in which they are shown.
+
+    Where no slice has more than one tuned parent, that of its own language, one column ``tuned`` serves all of them.
+    """
+    roles = {one.role for cell in found for one in cell.against}
+    if all(sum(one.role.startswith("tuned:") for one in cell.against) < 2 for cell in found):
+        roles = {"tuned" if role.startswith("tuned:") else role for role in roles}
+    return tuple(sorted(roles, key=_place))
+
+
+def at(cell: Cell, column: str) -> Against | None:
+    """What a cell has in one column of ``references``."""
+    exact = next((one for one in cell.against if one.role == column), None)
+    if exact is not None or column != "tuned":
+        return exact
+    return next((one for one in cell.against if one.role.startswith("tuned:")), None)
 
 
 def grid(found: tuple[Cell, ...]) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[tuple[str, str], list[Cell]]]:

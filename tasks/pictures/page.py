@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tasks.domain.decision import Decision
 from tasks.domain.evidence import Evidence, kept
 from tasks.domain.insight_rows import AGAINST_CAPTION, LOST_CAPTION, cost_rows, trend_rows
-from tasks.domain.matrix import Cell, grid, references
+from tasks.domain.matrix import Cell, at, grid, references
 from tasks.domain.report import STARRED, Picture, change_rows, score_rows
 from tasks.pictures.retention import draw_retention
 from tasks.pictures.scores import draw_scores
@@ -73,6 +73,7 @@ def html_page(decision: Decision, pictures: Sequence[Picture]) -> str:
         variables=variables(),
         matrix=grid(decision.more.cells),
         roles=references(decision.more.cells),
+        at=at,
         scales=_scales(decision.more.cells),
         against_caption=AGAINST_CAPTION,
         lost_caption=LOST_CAPTION,

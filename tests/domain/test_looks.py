@@ -201,7 +201,10 @@ def test_an_advisory_check_decides_nothing():
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"max_drop": {"instuct": 0.1}}, "unknown reference instuct; known: instruct, tuned, tuned:<language>"),
+        (
+            {"max_drop": {"instuct": 0.1}},
+            "unknown reference instuct; known: instruct, tuned, control, tuned:<language>",
+        ),
         ({"floor": 0.1, "tier": "advisory"}, "contradict each other"),
         ({"min_gain": {"instruct": 0.1}, "max_drop": {"instruct": 0.1}}, "the second says more"),
         ({"min_gain": {"instruct": -0.1}}, "as a number >= 0"),

@@ -19,6 +19,7 @@ from tasks.domain.report import Picture, decision_page
 from tasks.domain.verdict import judge
 from tasks.pictures.page import draw, html_page, spread
 
+AT = datetime(2026, 5, 1, tzinfo=UTC)
 METRICS = ("strict", "acc", "bits_per_byte")
 LANGUAGES = ("eu", "ca", "gl", "es", "en")
 HOSTILE = '</td><script>alert(1)</script>{{ 7 * 7 }} & "x"'
@@ -68,9 +69,8 @@ def case(rate: float, *, languages: int = 1, live: float | None = None, tuned: b
     now = measured("live", names, live) if live else None
     verdict = judge(gate, candidate, parents, now)
     ref = ModelRef(repo_id="lab/instruct-v2", revision="1" * 40)
-    at = datetime(2026, 5, 1, tzinfo=UTC)
     job = Job(
-        release=Release(family="tiny", ref=ref, content_digest="a" * 64, released_at=at, seen_at=at),
+        release=Release(family="tiny", ref=ref, content_digest="a" * 64, released_at=AT, seen_at=AT),
         target="eu",
         channel="eu",
         gate_digest=gate.digest(),
