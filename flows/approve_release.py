@@ -9,6 +9,7 @@ from prefect.states import Completed
 from flows.publish_model import publish_model
 from tasks.approve import how_it_stands, open_approval, record_decision
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
+from tasks.examine import examine_files, examine_served
 from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed
 from tasks.overview import reported
@@ -48,11 +49,12 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
             return Completed(name="Rejected", message=f"rejected by {by}: {comment}")
         digest = waiting.request.artifact_digest
         with staged(job.family, digest, job.channel, job.release.ref) as ready:
+            examined = examine_served(job, ready, examine_files(job, digest))
             model, scores = evaluate_candidate(job, ready)
             parents = evaluate_references(job, model)
             generation, live = evaluate_live(job, model)
             scores, stop = take_looks(job, ready, scores, parents, live)
-            verdict = judge_candidate(job, scores, parents, live, stop=stop)
+            verdict = judge_candidate(job, scores, parents, live, stop=stop, examined=examined)
             ended, outcome = verdict_name(job, verdict)
             if outcome not in ("awaiting", "published"):
                 return Completed(name="Refused", message=f"not published, now {ended}: " + " ".join(verdict.reasons))

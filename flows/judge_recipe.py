@@ -1,13 +1,15 @@
-"""One recipe of a job: merge, put up beside the live model, evaluate, judge, publish what is stronger."""
+"""One recipe of a job: merge, examine, put up beside the live model, evaluate, judge, publish what is stronger."""
 
 from typing import NamedTuple
 
 from flows.publish_model import publish_model
+from tasks.domain.examination import refused
 from tasks.domain.jobs import Candidate, Job, PublishRequest
 from tasks.domain.models import Digest
 from tasks.domain.records import JobOutcome
 from tasks.domain.verdict import Verdict
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
+from tasks.examine import examine_files, examine_served, refuse
 from tasks.judge import judge_candidate, verdict_name
 from tasks.merge import merge_on_gpu
 from tasks.promotions import published
@@ -22,8 +24,8 @@ class Judged(NamedTuple):
     """Name of the state of the job's run."""
     outcome: JobOutcome
     reasons: str
-    request: PublishRequest
-    """What would make it live, or has."""
+    request: PublishRequest | None
+    """What would make it live, or has; None where it was refused before it was judged."""
     verdict: Verdict
     candidate: Candidate
     generation: int
@@ -40,24 +42,25 @@ def judge_recipe(job: Job, inputs: dict[str, Digest], fence: int, *, by_itself: 
         by_itself: whether the watch started the run.
     """
     digest = merge_on_gpu(job, inputs, fence)
+    files = examine_files(job, digest)
+    if refused(files):
+        return _broken(*refuse(job, digest, files))
     with staged(job.family, digest, job.channel, job.release.ref) as ready:
+        examined = examine_served(job, ready, files)
+        if refused(examined):
+            return _broken(*refuse(job, digest, examined, ready))
         candidate, scores = evaluate_candidate(job, ready)
         parents = evaluate_references(job, candidate)
         generation, live = evaluate_live(job, candidate)
         scores, stop = take_looks(job, ready, scores, parents, live)
-        verdict = judge_candidate(job, scores, parents, live, by_itself=by_itself, stop=stop)
+        verdict = judge_candidate(job, scores, parents, live, by_itself, stop, examined)
         (ended, outcome), reasons = verdict_name(job, verdict), " ".join(verdict.reasons)
-        request = PublishRequest(
-            family=job.family,
-            target=job.target,
-            channel=job.channel,
-            artifact_digest=digest,
-            release=job.release.ref,
-            expected_generation=generation,
-            fence=fence,
-            claim_key=job.key,
-            reason=verdict.reasons[-1],
-        )
+        request = job.request(digest, generation, fence, verdict.reasons[-1])
         if outcome == "published":
             ended, outcome, generation, reasons = published(publish_model(request), reasons)
     return Judged(ended, outcome, reasons, request, verdict, candidate, generation)
+
+
+def _broken(verdict: Verdict, candidate: Candidate) -> Judged:
+    """Refused before any benchmark was asked."""
+    return Judged("Rejected", "rejected", " ".join(verdict.reasons), None, verdict, candidate, 0)

@@ -48,12 +48,12 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
         reserve_room(job)
         inputs = fetch_all(job)
         end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None)
-        if end.outcome == "rejected" and job.search:
-            # Its own recipe first: a search is asked only where that is not good enough.
+        # Its own recipe first. What was refused by its files was never served, and its models make no better ones.
+        if end.outcome == "rejected" and job.search and end.candidate.serving:
             better = search_recipe(job, inputs, held.fence, end.candidate.serving)
             job = better or job
             end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None) if better else end
-        if end.outcome == "awaiting":
+        if end.outcome == "awaiting" and end.request:
             ask_approval(end.request, end.verdict.reasons[-1])
         end_job(job, end.outcome, end.reasons, end.candidate.digest, held.fence)
         now = end.generation if end.outcome == "published" else None

@@ -1,6 +1,6 @@
 """Prefect tasks that measure a model: put it up beside the live one, ask it all questions once, keep every answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from prefect import task
@@ -10,13 +10,13 @@ from prefect.logging import get_run_logger
 from tasks.domain.gate import Gate
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import parent_roles
-from tasks.domain.models import Artifact, Digest, Evaluation
+from tasks.domain.models import Digest, Evaluation
 from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
 from tasks.identity import record_outputs
-from tasks.measuring import measure_missing
+from tasks.measuring import measured
 from tasks.runs import is_transient
-from tasks.scores import joined, record, stored
+from tasks.scores import joined, stored
 from tasks.stage import REFERENCE, staged
 
 
@@ -32,31 +32,7 @@ def evaluate_model(
     attempt asks it again. The last of ``shares`` is that of the items to be scored; those before are what may be on
     record of them, and is not asked again.
     """
-    artifact, logger = open_store().get(ready.digest), get_run_logger()
-    known = stored(artifact, ready.serving, benchmarks, shares[-1])
-    missing = [name for name in benchmarks if name not in known]
-    for after, names, before in _begun(artifact, ready, missing, shares):
-        for name, found in measure_missing(artifact, ready, names, after, shares[-1], before).items():
-            known[name] = record(label, found)
-    logger.info("%s: %d benchmarks measured, %d from before", label, len(missing), len(benchmarks) - len(missing))
-    for score in (score for name in benchmarks for score in known[name].scores):
-        value = f"{score.value:.3f} +- {score.stderr:.3f} (n={score.n})"
-        logger.info("%s: %s %s %s", label, score.benchmark, score.metric, value)
-    return joined([known[name] for name in benchmarks])
-
-
-def _begun(
-    artifact: Artifact, ready: Ready, missing: Sequence[str], shares: tuple[float, ...]
-) -> Iterator[tuple[float, list[str], Mapping[str, Evaluation]]]:
-    """What is missing by how much of it is on record: the share, the benchmarks, and their scores so far."""
-    left = list(missing)
-    for share in sorted(shares[:-1], reverse=True):
-        before = stored(artifact, ready.serving, left, share)
-        if before:
-            yield share, list(before), before
-        left = [name for name in left if name not in before]
-    if left:
-        yield 0.0, left, {}
+    return measured(label, ready, benchmarks, shares)
 
 
 def gate_of(job: Job) -> Gate:

@@ -1,7 +1,7 @@
 """Prefect tasks that turn scores into a verdict, and show it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.domain.decision import Decision, Served
 from tasks.domain.evidence import Evidence, behind, changes
+from tasks.domain.examination import Examined
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.keys import verdict_key
 from tasks.domain.looks import Stop
@@ -18,7 +19,7 @@ from tasks.domain.models import Evaluation
 from tasks.domain.overview import page_key
 from tasks.domain.records import JobOutcome
 from tasks.domain.report import decision_page, gate_rows, plain
-from tasks.domain.verdict import Verdict, judge_at
+from tasks.domain.verdict import Verdict, judge_at, with_examined
 from tasks.doors import open_catalog, open_ledger
 from tasks.evaluate import gate_of
 from tasks.order import in_order
@@ -34,19 +35,22 @@ def judge_candidate(
     live: Evaluation | None,
     by_itself: bool = False,
     stop: Stop | None = None,
+    examined: Sequence[Examined] = (),
 ) -> Verdict:
     """The verdict of the target's gate, in the ledger and as a table in the UI; ``by_itself``: nobody asked for it."""
-    judged = judge_at(gate_of(job), scores, parents, live, stop)
-    verdict = in_order(job, judged) if by_itself else judged
+    judged = with_examined(judge_at(gate_of(job), scores, parents, live, stop), examined)
+    return record_judged(job, in_order(job, judged) if by_itself else judged)
+
+
+def record_judged(job: Job, verdict: Verdict) -> Verdict:
+    """Put a verdict down: in the ledger, as the gate's table in the UI, in the log."""
     open_ledger().record_verdict(
         _key(verdict), job.key, verdict.outcome, verdict.model_dump(mode="json"), family=job.family, target=job.target
     )
-    create_table_artifact(
-        gate_rows(verdict),
-        key=page_key("gate", job.family, job.target),
-        description=plain(f"{job.name}: {verdict.outcome}. " + " ".join(verdict.reasons)),
-    )
-    get_run_logger().info("%s: %s. %s", job.name, verdict.outcome, " ".join(verdict.reasons))
+    said = f"{job.name}: {verdict.outcome}. {' '.join(verdict.reasons)}"
+    key = page_key("gate", job.family, job.target)
+    create_table_artifact(gate_rows(verdict), key=key, description=plain(said))
+    get_run_logger().info("%s", said)
     return verdict
 
 

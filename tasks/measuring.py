@@ -1,12 +1,11 @@
 """One run of lm-eval against a served model: what is missing of its scores, put behind what is on record."""
 
+import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
-
-from prefect.logging import get_run_logger
 
 from tasks.child import run_child
 from tasks.domain.models import Artifact, Evaluation
@@ -14,8 +13,39 @@ from tasks.doors import open_store
 from tasks.endpoints.protocol import Ready
 from tasks.harness.child import Measured, arguments, read_result
 from tasks.harness.suite import Cost, chosen, spanned
-from tasks.scores import key_of, longer
+from tasks.scores import joined, key_of, longer, record, stored
 from tasks.settings import settings
+
+logger = logging.getLogger(__name__)
+
+
+def measured(label: str, ready: Ready, benchmarks: Sequence[str], shares: tuple[float, ...] = (1.0,)) -> Evaluation:
+    """What ``tasks.evaluate.evaluate_model`` does; needs no flow run."""
+    artifact = open_store().get(ready.digest)
+    known = stored(artifact, ready.serving, benchmarks, shares[-1])
+    missing = [name for name in benchmarks if name not in known]
+    for after, names, before in _begun(artifact, ready, missing, shares):
+        for name, found in measure_missing(artifact, ready, names, after, shares[-1], before).items():
+            known[name] = record(label, found)
+    logger.info("%s: %d benchmarks measured, %d from before", label, len(missing), len(benchmarks) - len(missing))
+    for score in (score for name in benchmarks for score in known[name].scores):
+        value = f"{score.value:.3f} +- {score.stderr:.3f} (n={score.n})"
+        logger.info("%s: %s %s %s", label, score.benchmark, score.metric, value)
+    return joined([known[name] for name in benchmarks])
+
+
+def _begun(
+    artifact: Artifact, ready: Ready, missing: Sequence[str], shares: tuple[float, ...]
+) -> Iterator[tuple[float, list[str], Mapping[str, Evaluation]]]:
+    """What is missing by how much of it is on record: the share, the benchmarks, and their scores so far."""
+    left = list(missing)
+    for share in sorted(shares[:-1], reverse=True):
+        before = stored(artifact, ready.serving, left, share)
+        if before:
+            yield share, list(before), before
+        left = [name for name in left if name not in before]
+    if left:
+        yield 0.0, left, {}
 
 
 def measure_missing(
@@ -41,7 +71,7 @@ def measure_missing(
             more = Evaluation(eval_key=key, artifact_digest=digest, scores=scores, facts={**facts, **sent})
         found[name] = longer(before.get(name), more, key, facts)
     total = {what: sum(getattr(cost, what) for cost in measured.sent.values()) for what in Cost._fields}
-    get_run_logger().info("sent %(prompts)d prompts in %(requests)d requests", total)
+    logger.info("sent %(prompts)d prompts in %(requests)d requests", total)
     return found
 
 

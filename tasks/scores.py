@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-
-from prefect.logging import get_run_logger
 
 from tasks.domain.errors import InputError
 from tasks.domain.keys import eval_key, joined_key
@@ -15,6 +14,8 @@ from tasks.domain.statistics import mean_and_stderr
 from tasks.doors import open_ledger
 from tasks.harness.facts import facts_of
 from tasks.harness.suite import lm_eval_version, permuted, suite_digest
+
+logger = logging.getLogger(__name__)
 
 
 def stored(
@@ -72,7 +73,7 @@ def record(label: str, found: Evaluation) -> Evaluation:
     try:
         open_ledger().record_evaluation(found)
     except InputError as other:
-        get_run_logger().warning("%s: the scores recorded first are used; %s", label, other)
+        logger.warning("%s: the scores recorded first are used; %s", label, other)
         return open_ledger().evaluation(found.eval_key) or found
     return found
 

@@ -1,10 +1,10 @@
 """The looks at a candidate after its first: more items as long as what is there decides nothing."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from prefect.logging import get_run_logger
-
+from tasks.domain.gate import Gate
 from tasks.domain.jobs import Job
 from tasks.domain.looks import Stop
 from tasks.domain.models import Evaluation
@@ -14,6 +14,8 @@ from tasks.evaluate import evaluate_model, gate_of
 from tasks.harness.suite import requests_of
 from tasks.scores import requests_in
 
+logger = logging.getLogger(__name__)
+
 
 def take_looks(
     job: Job, ready: Ready, scores: Evaluation, parents: Mapping[str, Evaluation], live: Evaluation | None
@@ -22,14 +24,30 @@ def take_looks(
 
     What a look asked is on record when it ends, so an attempt that was cut off goes on after its last one.
     """
-    gate, logger = gate_of(job), get_run_logger()
+    gate = gate_of(job)
+
+    def ask(number: int) -> Evaluation:
+        label = f"{job.name} (candidate, look {number})"
+        return evaluate_model(label, ready, gate.benchmarks, gate.shares[:number])
+
+    return looked(job.name, gate, ask, scores, parents, live)
+
+
+def looked(
+    name: str,
+    gate: Gate,
+    ask: Callable[[int], Evaluation],
+    scores: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+) -> tuple[Evaluation, Stop | None]:
+    """``take_looks`` for whoever can ``ask`` for the scores of a look by its number; needs no flow run."""
     if gate.sequential is None:
         return scores, None
     looks, totals = gate.sequential.levels, [0]
     for number, levels in enumerate(looks, start=1):
         if number > 1:
-            label = f"{job.name} (candidate, look {number})"
-            scores = evaluate_model(label, ready, gate.benchmarks, gate.shares[:number])
+            scores = ask(number)
         totals.append(max(totals[-1], requests_in(scores, gate.benchmarks)))
         verdict = judge(gate, scores, parents, live, levels)
         stop = Stop(
@@ -40,8 +58,8 @@ def take_looks(
             planned=sum(requests_of(name) for name in gate.benchmarks),
             items={score.benchmark: score.n for score in scores.scores},
         )
-        logger.info("%s: look %d of %d says %s", job.name, number, len(looks), verdict.outcome)
+        logger.info("%s: look %d of %d says %s", name, number, len(looks), verdict.outcome)
         if is_final(verdict):
             break
-    logger.info("%s: %s", job.name, stop.sentence)
+    logger.info("%s: %s", name, stop.sentence)
     return scores, stop

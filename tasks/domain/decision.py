@@ -96,11 +96,15 @@ def mark(row: Row) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
+    if wrong := [one.name for one in verdict.examined if one.ok is False]:
+        return f"Examined before its benchmarks, it failed in {', '.join(wrong)}"
     total = sum(row.gated for row in verdict.rows)
     failed = [row.benchmark for row in verdict.rows if row.ok is False]
     unclear = [row.benchmark for row in verdict.rows if row.ok is None]
     if failed:
         return f"{len(failed)} of {total} checks failed ({', '.join(failed)})"
+    if untold := [one.name for one in verdict.examined if one.ok is None]:
+        return f"Examined before its benchmarks, it could not be told in {', '.join(untold)}"
     if unclear:
         return f"No check failed, but {len(unclear)} of {total} could not be decided ({', '.join(unclear)})"
     if not verdict.passed:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pydantic import ValidationError
 
 from tasks.domain.errors import CatalogError
+from tasks.domain.examination import EXAMINED_REQUESTS
 from tasks.domain.gate import Check, Gate, expand
 
 Where = Callable[[tuple[str | int, ...]], str]
@@ -68,11 +69,12 @@ def _wrong_language(check: Check, languages: Sequence[str]) -> list[str]:
 
 def _too_many(gate: Gate, requests_of: Callable[[str], int]) -> list[str]:
     costs = {name: requests_of(name) for name in gate.benchmarks}
-    total = sum(costs.values())
+    total = sum(costs.values()) + EXAMINED_REQUESTS
     if total <= gate.max_requests:
         return []
     dearest = sorted(costs, key=lambda name: -costs[name])[:4]
     return [
-        f"its suites need {total} requests for one candidate, {gate.max_requests} are allowed; the dearest are"
+        f"its suites and {EXAMINED_REQUESTS} questions of the examination need {total} requests for one candidate,"
+        f" {gate.max_requests} are allowed; the dearest are"
         f" {', '.join(f'{name} ({costs[name]})' for name in dearest)}. Ask fewer items, or state max_requests"
     ]

@@ -83,6 +83,20 @@ class Job(Noun):
         """As people read it: ``llama-tiny-instruct-v2 x eu``."""
         return run_name(self.release.ref, self.target)
 
+    def request(self, digest: Digest, generation: int, fence: int, reason: str) -> "PublishRequest":
+        """What publishing the candidate ``digest`` asks for: the channel as it was when it was judged."""
+        return PublishRequest(
+            family=self.family,
+            target=self.target,
+            channel=self.channel,
+            artifact_digest=digest,
+            release=self.release.ref,
+            expected_generation=generation,
+            fence=fence,
+            claim_key=self.key,
+            reason=reason,
+        )
+
     def refs(self) -> dict[str, ModelRef]:
         """Role -> ModelRef of everything that must be fetched."""
         return {i.role: i.ref for i in self.lineage.ingredients}

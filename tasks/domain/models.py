@@ -91,7 +91,8 @@ class Score(Noun):
     """What lm-eval found for one benchmark on one model."""
 
     benchmark: str
-    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed"]
+    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed", "share", "norm"]
+    """``share`` and ``norm`` are those of an examination (``tasks.domain.examination``)."""
     value: float
     stderr: float
     n: int

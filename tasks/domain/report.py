@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tasks.domain.decision import Decision, mark
 from tasks.domain.evidence import Change
+from tasks.domain.examination import Examined
 from tasks.domain.models import ChannelState, ModelRef
 from tasks.domain.publication import Publication, summary
 from tasks.domain.verdict import Verdict
@@ -44,7 +45,14 @@ def gate_rows(verdict: Verdict) -> list[dict[str, Any]]:
                 "verdict": mark(row),
             }
         )
-    return rows
+    return [*rows, *(examined_row(one, columns) for one in verdict.examined if one.ok is not True)]
+
+
+def examined_row(one: Examined, columns: Sequence[str]) -> dict[str, Any]:
+    """What was found before the benchmarks, as a row of the gate table."""
+    told = {"metric": "examined", "score": number(one.value), "n": one.n, "limit": number(one.limit)}
+    told |= {"instruct": number(one.parent), "verdict": "FAIL" if one.ok is False else "UNDECIDED"}
+    return {"benchmark": one.name, **dict.fromkeys(columns, ""), **told}
 
 
 def number(value: float | None, stderr: float | None = None) -> str:

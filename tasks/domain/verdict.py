@@ -7,10 +7,11 @@ first occupant needs the gate only. A verdict names the live digest that it was 
 can see that it is stale.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from tasks.domain.errors import InputError
+from tasks.domain.examination import Examined, refused, undecided
 from tasks.domain.findings import Finding, compare, findings
 from tasks.domain.gate import Check, Gate, Rule
 from tasks.domain.looks import WHOLE, Levels, Stop
@@ -64,6 +65,8 @@ class Verdict(Noun):
     """Sentences for people: first the gate's, then the comparison with the live model."""
     stop: Stop | None = None
     """At which look it was decided, and what that saved; None for a gate without looks."""
+    examined: tuple[Examined, ...] = ()
+    """What was found before the benchmarks; all of it must hold. Empty in verdicts from before there was any."""
 
     @property
     def passed(self) -> bool:
@@ -133,6 +136,51 @@ def judge_at(
     verdict = judge(gate, candidate, parents, live, gate.sequential.levels[stop.look - 1])
     first, *rest = verdict.reasons
     return verdict.model_copy(update={"stop": stop, "reasons": (first, f"{stop.sentence}.", *rest)})
+
+
+def with_examined(verdict: Verdict, examined: Sequence[Examined]) -> Verdict:
+    """``verdict`` with what was found before its benchmarks: what failed rejects, what was not told holds."""
+    worst: Outcome = "rejected" if refused(examined) else "undecided" if undecided(examined) else "passed"
+    outcome = min(verdict.outcome, worst, key=("rejected", "undecided", "passed").index)
+    told = tuple(one.sentence for one in examined if one.ok is not True)
+    return verdict.model_copy(
+        update={"outcome": outcome, "examined": tuple(examined), "reasons": (*told, *verdict.reasons)}
+    )
+
+
+def not_asked(
+    gate: Gate, candidate: Digest, parents: Mapping[str, Digest], live: Digest | None, examined: Sequence[Examined]
+) -> Verdict:
+    """The verdict on a candidate that was refused before any benchmark was asked."""
+    rows = tuple(
+        Row(
+            benchmark=check.benchmark,
+            metric=check.metric,
+            critical=check.critical,
+            score=None,
+            stderr=None,
+            n=0,
+            limit=check.limit,
+            parents=dict.fromkeys(sorted(parents)),
+            live=None,
+            ok=None,
+            reason="not asked",
+        )
+        for check in gate.checks
+    )
+    told = f"Refused before its benchmarks: none of the {len(gate.benchmarks)} of gate {gate.name} was asked."
+    verdict = Verdict(
+        outcome="rejected",
+        gate=gate.name,
+        gate_digest=gate.digest(),
+        candidate_digest=candidate,
+        parent_digests=dict(sorted(parents.items())),
+        live_digest=live,
+        stronger_than_live=None if live is None else False,
+        rows=rows,
+        reasons=(told,),
+    )
+    return with_examined(verdict, examined)
 
 
 def is_final(verdict: Verdict) -> bool:

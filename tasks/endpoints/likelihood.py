@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.domain.errors import LogprobsMissing
 from tasks.domain.search import PER_REQUEST, Asked
-from tasks.endpoints.outputs import MISSING, PATHS, ask
+from tasks.endpoints.outputs import MISSING, PATHS, ask_model
 
 ANSWER_TOKENS = 64
 """Of an answer, at most: what is said first is what a merge may keep or lose."""
@@ -29,7 +29,7 @@ def ask_answers(where: str, model: str, questions: Sequence[str], *, key: str = 
         body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "max_tokens": ANSWER_TOKENS}
         # prompt_logprobs are not needed: where they are not told, a search ends here and not at its first candidate.
         body |= {"model": model, "temperature": 0, "seed": 1234, "prompt_logprobs": 0, "return_token_ids": True}
-        told = json.loads(ask(where, PATHS["chat"], body, model, key).body)
+        told = json.loads(ask_model(where, PATHS["chat"], body, model, key).body)
         try:
             choice = told["choices"][0]
             prompt, said = told["prompt_token_ids"], choice["token_ids"]
@@ -61,7 +61,7 @@ def ask_bits(where: str, model: str, items: Sequence[Asked], *, key: str = "") -
             "prompt_logprobs": 0,
             "return_token_ids": True,
         }
-        told = json.loads(ask(where, PATHS["text"], body, model, key).body)
+        told = json.loads(ask_model(where, PATHS["text"], body, model, key).body)
         try:
             choices = sorted(told["choices"], key=lambda choice: int(choice["index"]))
             values = [_bits(choice, one.start) for choice, one in zip(choices, some, strict=True)]

@@ -47,7 +47,7 @@ def ask_outputs(where: str, model: str, prompts: Sequence[Prompt | Answer], *, k
     served_by: dict[tuple[str, str], None] = {}
     for one in prompts:
         prompt, tokens = (one.prompt, one.tokens) if isinstance(one, Answer) else (one, None)
-        reply = ask(where, PATHS[prompt.kind], _body(model, prompt, tokens), model, key)
+        reply = ask_model(where, PATHS[prompt.kind], _body(model, prompt, tokens), model, key)
         served_by[reply.headers.get("x-empelt-artifact", ""), reply.headers.get("x-empelt-generation", "")] = None
         try:
             answer = _read(prompt, json.loads(reply.body))
@@ -82,8 +82,8 @@ def _body(model: str, prompt: Prompt, tokens: Sequence[int] | None) -> dict[str,
     return {**asked, "messages": messages, "logprobs": True, "top_logprobs": 2}
 
 
-def ask(where: str, path: str, body: dict[str, Any], model: str, key: str) -> Reply:
-    """One question, asked again only where nothing was answered.
+def ask_model(where: str, path: str, body: dict[str, Any], model: str, key: str) -> Reply:
+    """One question, asked again where nothing was answered.
 
     Raises:
         InputError: the server refused it.

@@ -1,13 +1,11 @@
 """How a served model behaves, before anything is asked of what it knows: from greedy answers to plain prompts.
 
-Pure: answers in, shares and reasons out. Each share is compared with the instruct parent's own on the same prompts,
-since parents differ in how they talk; but for the language, which the parent may not speak: that is held to what the
-identifier can tell (``tasks.harness.languages``).
+Pure: an answer in, marks out. ``tasks.domain.examination`` compares them with the instruct parent's.
 """
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tasks.domain.errors import InputError
@@ -36,18 +34,17 @@ class Answer(NamedTuple):
     """``stop`` if the model ended by itself, ``length`` if it was cut."""
 
 
-class Behaviour(NamedTuple):
-    """Shares of answers, 0 to 1; all of them are 0 for a model that behaves, ``thinks`` aside."""
+class Marks(NamedTuple):
+    """What is wrong with one answer; all are False for a model that behaves, ``thinks`` aside."""
 
-    n: int
-    empty: float
-    endless: float
-    loops: float
-    leaks: float
-    wrong_language: float
-    """Of the answers with enough letters to tell; empty ones count in ``empty``."""
-    thinks: float
+    empty: bool
+    endless: bool
+    loops: bool
+    leaks: bool
+    thinks: bool
     """With ``</think>``."""
+    language: str
+    """Of what was said after thinking; "" for too few letters to tell."""
 
 
 def loops(text: str) -> bool:
@@ -82,64 +79,19 @@ def leaks(text: str, special: Iterable[str] = ()) -> bool:
     return _MARKS.search(text) is not None or _ROLE.search(text) is not None
 
 
-def behaviour_of(answers: Sequence[Answer], special: Iterable[str] = ()) -> Behaviour:
-    """The shares over ``answers``.
+def marks_of(answer: Answer, special: Iterable[str] = ()) -> Marks:
+    """What is wrong with one answer.
 
     Raises:
-        InputError: if there are none, or one ended for a reason that is neither ``stop`` nor ``length``.
+        InputError: if it ended for a reason that is neither ``stop`` nor ``length``.
     """
-    strange = sorted({one.finish_reason for one in answers} - {"stop", "length"})
-    if not answers or strange:
-        raise InputError(
-            f"{len(answers)} answers with finish reasons {strange}; expected some, ended by stop or length"
-        )
-    tokens, n = tuple(special), len(answers)
-    spoken = [one for one in answers if one.text.strip()]
-    told = [(one.language, found) for one in spoken if (found := language_of(_after_thinking(one.text)))]
-    return Behaviour(
-        n=n,
-        empty=1 - len(spoken) / n,
-        endless=sum(one.finish_reason == "length" for one in answers) / n,
-        loops=sum(loops(one.text) for one in spoken) / n,
-        leaks=sum(leaks(one.text, tokens) for one in spoken) / n,
-        wrong_language=sum(asked != found for asked, found in told) / len(told) if told else 0.0,
-        thinks=sum("</think>" in one.text for one in spoken) / n,
+    if answer.finish_reason not in ("stop", "length"):
+        raise InputError(f"an answer with finish reason {answer.finish_reason!r}; expected stop or length")
+    return Marks(
+        empty=not answer.text.strip(),
+        endless=answer.finish_reason == "length",
+        loops=loops(answer.text),
+        leaks=leaks(answer.text, special),
+        thinks="</think>" in answer.text,
+        language=language_of(answer.text.rsplit("</think>", 1)[-1]),
     )
-
-
-def _after_thinking(text: str) -> str:
-    return text.rsplit("</think>", 1)[-1]
-
-
-ALLOWED = Behaviour(n=0, empty=0.0, endless=0.05, loops=0.05, leaks=0.0, wrong_language=0.05, thinks=0.1)
-"""How much larger a candidate's share may be than its instruct parent's. Never an empty answer more, never a leak."""
-
-
-def misbehaves(candidate: Behaviour, parent: Behaviour, *, ceiling: float = 1.0) -> list[str]:
-    """Why ``candidate`` is not to be judged further; nothing if it behaves as its instruct parent does.
-
-    Args:
-        candidate: of the merge.
-        parent: of its instruct parent, on the same prompts.
-        ceiling: share of real text of such a length that the identifier puts in the language.
-
-    Raises:
-        InputError: if the two answered different numbers of prompts.
-    """
-    if candidate.n != parent.n:
-        raise InputError(f"the candidate answered {candidate.n} prompts and its parent {parent.n}: not the same ones")
-    found = []
-    for what in ("empty", "endless", "loops", "leaks"):
-        ours, theirs, more = (getattr(one, what) for one in (candidate, parent, ALLOWED))
-        if ours > theirs + more:
-            found.append(
-                f"{what}: {ours:.2f} of {candidate.n} answers, its parent {theirs:.2f}; {more:.2f} more allowed"
-            )
-    most = 1 - ceiling + ALLOWED.wrong_language
-    if candidate.wrong_language > most:
-        found.append(f"wrong_language: {candidate.wrong_language:.2f} of the answers; at most {most:.2f}")
-    if abs(candidate.thinks - parent.thinks) > ALLOWED.thinks:
-        found.append(
-            f"thinks: </think> in {candidate.thinks:.2f} of the answers, in {parent.thinks:.2f} of its parent's"
-        )
-    return found

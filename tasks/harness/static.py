@@ -35,7 +35,16 @@ def differs(candidate: Path, instruct: Path) -> list[str]:
         InputError: if a folder lacks what is compared.
         ModelRefused: if a template cannot be rendered within its limits.
     """
-    return [*_tokens(candidate, instruct), *_stops(candidate, instruct), *_templates(candidate, instruct)]
+    return [problem for found in compared(candidate, instruct).values() for problem in found]
+
+
+def compared(candidate: Path, instruct: Path) -> dict[str, list[str]]:
+    """``differs`` by what differs: ``tokenizer``, ``stop_tokens``, ``template``; raises as that does."""
+    return {
+        "tokenizer": _tokens(candidate, instruct),
+        "stop_tokens": _stops(candidate, instruct),
+        "template": _templates(candidate, instruct),
+    }
 
 
 def weighs(

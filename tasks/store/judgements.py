@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, desc, func, insert, select
 
 from tasks.domain.errors import InputError
+from tasks.domain.examination import NORM, SHARE
 from tasks.domain.models import Digest, Evaluation, Item, Score
 from tasks.domain.records import Hold, JobEnd, JobOutcome, VerdictFact
 from tasks.store.claims import require_fence
@@ -68,7 +69,7 @@ class JudgementFacts(Database):
         asked = (
             select(*(scores.c[name] for name in names))
             .join(evaluations, evaluations.c.eval_key == scores.c.eval_key)
-            .where(evaluations.c.artifact_digest == artifact_digest)
+            .where(evaluations.c.artifact_digest == artifact_digest, scores.c.metric.not_in((SHARE, NORM)))
             .order_by(evaluations.c.at, evaluations.c.eval_key, scores.c.position)
         )
         with self._read() as connection:
