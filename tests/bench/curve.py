@@ -31,8 +31,8 @@ MODELS, DATA = ROOT / "infra/demo_family/models", ROOT / "tasks/harness/suites/d
 WEIGHTS = tuple(step / 4 for step in range(9))
 ITEMS = 30
 """Texts, and questions of each language, that the search's columns are heard on."""
-CHAT = ("en", "es")
-"""What the instruct models of the family speak."""
+CHAT = ("en",)
+"""In what the instruct models are asked what they keep; they speak Spanish too."""
 
 
 class Point(NamedTuple):
@@ -44,9 +44,9 @@ class Point(NamedTuple):
     b: float
 
 
-def points() -> Iterator[Point]:
+def points(ws: tuple[float, ...]) -> Iterator[Point]:
     """Every merge that is measured; at w = 0 all three are the instruct model, which is measured once."""
-    for w in WEIGHTS:
+    for w in ws:
         yield Point("task_arithmetic", w, 1.0, w)
         if w:
             yield Point("linear", w, 1 / (1 + w), w / (1 + w))
@@ -56,7 +56,7 @@ def points() -> Iterator[Point]:
 class Curve:
     """One language of the family, and the models that it is made of."""
 
-    def __init__(self, language: str, instruct: str) -> None:
+    def __init__(self, language: str, instruct: str, items: int) -> None:
         self._language = language
         self._models: dict[str, Weights] = {
             role: weights(MODELS / FAMILY[role]) for role in ("base", language, instruct)
@@ -65,7 +65,7 @@ class Curve:
         folder = MODELS / FAMILY[instruct]
         self._scorer = Scorer(folder, folder / "tokenizer.json")
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._suite: Suite = read(DATA)
+        self._suite: Suite = {name: rows[:items] for name, rows in read(DATA).items()}
         self._heard: dict[str, Heard] = {}
         self._own = self._answers()
 
@@ -78,7 +78,7 @@ class Curve:
         self._heard[role] = self._hear()
         return found
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, ws: tuple[float, ...]) -> Iterator[dict[str, Any]]:
         """The parents, then every point, with what it keeps of them."""
         instruct = self.measured("instruct", self._models[self._instruct])
         tuned = self.measured("tuned", self._models[self._language])
@@ -86,7 +86,7 @@ class Curve:
         yield {"method": "tuned parent", **tuned}
         gain = instruct["bits_per_byte"] - tuned["bits_per_byte"]
         spoken = sum(instruct[f"strict_{code}"] for code in CHAT)
-        for point in points():
+        for point in points(ws):
             tensors = combine(
                 self._models["base"],
                 (point.a, self._models[self._instruct]),
@@ -145,7 +145,7 @@ def draw(rows: list[dict[str, Any]], language: str, out: Path) -> None:
     told = {"task_arithmetic": "task arithmetic: a = 1, b = w", "linear": "linear: a = 1/(1+w), b = w/(1+w)"}
     told["control"] = "control: a = 1/(1+w), b = 0"
     shown = {
-        "kept_instruct": "kept of the instruct parent\n(strict answers, en + es)",
+        "kept_instruct": "kept of the instruct parent\n(strict answers, en)",
         "kept_tuned": f"kept of the tuned parent's gain\n(bits per byte, {language})",
         f"strict_{language}": f"strict answers in {language}\n(share of questions)",
     }
@@ -172,16 +172,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--language", default="eu", choices=["eu", "ca", "gl"])
     parser.add_argument("--instruct", default="v2", choices=["v1", "v2"])
+    parser.add_argument("--items", type=int, default=1000, help="of each benchmark, the first ones; all by default")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, help="each w; 0 is always among them")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "tests/bench", help="folder of curve-<language>.json and .svg"
     )
     options = parser.parse_args()
     began, rows = time.monotonic(), []
-    for row in Curve(options.language, options.instruct).rows():
+    for row in Curve(options.language, options.instruct, options.items).rows(tuple(sorted({0.0, *options.weights}))):
         print(json.dumps(row), flush=True)
         rows.append(row)
     name = f"curve-{options.language}"
-    told = {"language": options.language, "instruct": FAMILY[options.instruct], "rows": rows}
+    told = {"language": options.language, "instruct": FAMILY[options.instruct], "items": options.items, "rows": rows}
     (options.out / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     draw(rows, options.language, options.out / f"{name}.svg")
     print(
