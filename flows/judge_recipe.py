@@ -24,8 +24,8 @@ class Judged(NamedTuple):
     """Name of the state of the job's run."""
     outcome: JobOutcome
     reasons: str
-    request: PublishRequest
-    """What would make it live, or has."""
+    request: PublishRequest | None
+    """What would make it live, or has; None where it was refused before it was judged."""
     verdict: Verdict
     candidate: Candidate
     generation: int

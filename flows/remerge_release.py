@@ -54,7 +54,7 @@ def _carry_out(job: Job, claim: ClaimTicket | None) -> State[None]:
             better = search_recipe(job, inputs, held.fence, end.candidate.serving)
             job = better or job
             end = judge_recipe(job, inputs, held.fence, by_itself=claim is not None) if better else end
-        if end.outcome == "awaiting":
+        if end.outcome == "awaiting" and end.request:
             ask_approval(end.request, end.verdict.reasons[-1])
         end_job(job, end.outcome, end.reasons, end.candidate.digest, held.fence)
         now = end.generation if end.outcome == "published" else None

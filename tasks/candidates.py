@@ -1,8 +1,8 @@
-"""Prefect tasks that make the candidates of a search: several recipes of one job, from one reading of its models."""
+"""Prefect tasks that make the candidates of a search: the recipes of one job, from one reading of its models."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -17,8 +17,10 @@ from tasks.domain.errors import InputError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
 from tasks.domain.overview import page_key
-from tasks.domain.search import Search, recipes_of
+from tasks.domain.search import Search, about_candidate, recipes_of
 from tasks.doors import open_catalog, open_ledger, open_store
+from tasks.engine.merge_config import names
+from tasks.engine.recipe import Recipe, Tuned
 from tasks.merge import run_on_gpu
 from tasks.merging import describe, record_merge, run_engine
 from tasks.progress import ProgressBar
@@ -77,39 +79,54 @@ def merge_candidates(job: Job, inputs: dict[str, Digest], fence: int) -> list[tu
 
 @task(name="graft-candidates", task_run_name="graft the candidates of {job.name}", cache_policy=NO_CACHE)
 def graft_candidates(job: Job, inputs: dict[str, Digest], recipes: Recipes) -> list[Digest]:
-    """Run the engine once for all recipes, in a child process; write the cards, adopt and record each result.
+    """Run the engine once for all recipes that read the same models; write the cards, adopt and record each result.
 
     What an earlier attempt has recorded is not made again.
     """
     wanted = [one for one in map(job.trying, recipes) if _made(one) is None]
     if not wanted:
         return []
-    store = open_store()
-    folders = {role: store.get(digest).folder for role, digest in inputs.items()}
+    folders = {role: open_store().get(digest).folder for role, digest in inputs.items()}
+    progress = ProgressBar(page_key("search", job.family, job.target), f"Candidates of {job.name}")
+    made = [digest for some in readings(wanted) for digest in _graft_some(some, folders, progress)]
+    get_run_logger().info("%s: %d candidates from %d readings", job.name, len(made), len(readings(wanted)))
+    return made
+
+
+def readings(wanted: Sequence[Job]) -> list[list[Job]]:
+    """The tries by the models that their recipes read, which share a reading. Linear reads no base."""
+    groups: dict[object, list[Job]] = {}
+    for one in wanted:
+        recipe = Recipe.model_validate(one.lineage.recipe)
+        tuned = {part.role: Tuned(part.role) for part in one.lineage.ingredients if part.role.startswith("tuned:")}
+        config = recipe.config("base", "instruct", {role.partition(":")[2]: own for role, own in tuned.items()})
+        groups.setdefault(frozenset(names(config)), []).append(one)
+    return list(groups.values())
+
+
+def _graft_some(wanted: Sequence[Job], folders: dict[str, str], progress: ProgressBar) -> list[Digest]:
+    """Several tries from one reading."""
+    store, job, reports = open_store(), wanted[0], {}
     scratch = store.scratch(f"search-{job.key[:12]}-{uuid4().hex[:8]}")
     pairs = [(scratch / f"{n}.json", scratch / f"out-{n}") for n in range(len(wanted))]
     for one, (config, _) in zip(wanted, pairs, strict=True):
         config.write_text(json.dumps(merge_config(one.lineage.recipe, folders), indent=1))
-    (first, *more), reports = pairs, {}
-    progress = ProgressBar(page_key("search", job.family, job.target), f"Candidates of {job.name}")
 
     def on_event(event: Event) -> None:
         if event["event"] == "report":
             reports[event["out"]] = event
         progress(event)
 
-    room = sum(map(merge_bytes, wanted))
-    with reserved(store.root / "room", room, scratch, f"{len(wanted)} candidates of {job.name}"):
-        also = [str(part) for pair in more for part in ("--also", *pair)]
-        run_engine(folders, [*map(str, first), *also], on_event)
+    with reserved(store.root / "room", sum(map(merge_bytes, wanted)), scratch, f"candidates of {job.name}"):
+        also = [str(part) for pair in pairs[1:] for part in ("--also", *pair)]
+        run_engine(folders, [*map(str, pairs[0]), *also], on_event)
     made = []
     for one, (_, out) in zip(wanted, pairs, strict=True):
-        describe(one, folders, reports[str(out)], out)
+        describe(one, folders, reports[str(out)], out, about_candidate(len(tries(job)) or len(wanted)))
         artifact = store.adopt(out)
         record_merge(one, artifact, reports[str(out)], progress)
         made.append(artifact.digest)
     shutil.rmtree(scratch)
-    get_run_logger().info("%s: %d candidates from one reading", job.name, len(made))
     return made
 
 

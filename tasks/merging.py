@@ -70,13 +70,13 @@ def run_engine(
         raise TransientError(f"{', '.join(gone)} went away during the merge; it begins again") from refusal
 
 
-def describe(job: Job, folders: dict[str, str], report: Event, out: Path) -> None:
+def describe(job: Job, folders: dict[str, str], report: Event, out: Path, search: str = "") -> None:
     """Write the card, and the licence where it is none of the Hub's, beside what the engine made."""
     models = [(part.ref, Path(folders[part.role])) for part in job.lineage.ingredients]
     licence = out / LICENCE_FILE
     donated = licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else ""
     ancestors = ancestry(open_source(), models)
-    for name, text in card_files(job.lineage, ancestors, report, licence_file=donated).items():
+    for name, text in card_files(job.lineage, ancestors, report, licence_file=donated, search=search).items():
         (out / name).write_text(text, encoding="utf-8")
 
 

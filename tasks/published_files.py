@@ -15,6 +15,7 @@ from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.licences import LICENCE_FILE, Ancestor, inherit
 from tasks.domain.models import Artifact
 from tasks.domain.publication import MARKER, Marker, Publication, Upload, notice, objections
+from tasks.domain.search import about_search
 from tasks.doors import open_ledger, open_source, open_store
 from tasks.publications import passed, scores
 from tasks.settings import settings
@@ -86,11 +87,12 @@ def described(upload: Upload, artifact: Artifact) -> dict[str, str]:
     written = {CARD, *([NOTICE] if told else []), *([LICENCE_FILE] if LICENCE_FILE in made else [])}
     files = [file for file in artifact.files if file.path not in written]
     named = {"artifact": upload.digest, "merge": upload.merge_key}
-    kept = own[CARD] or made[CARD]
+    kept, fact = own[CARD] or made[CARD], open_ledger().search_for(upload.merge_key)
+    found_by = about_search(fact) if fact else []
     try:
-        card = published_card(kept, measured=measured, gate=verdict.gate, files=files, **named)
+        card = published_card(kept, measured=measured, gate=verdict.gate, files=files, search=found_by, **named)
     except ValueError:  # of another version of ours
-        card = published_card(made[CARD], measured=measured, gate=verdict.gate, files=files, **named)
+        card = published_card(made[CARD], measured=measured, gate=verdict.gate, files=files, search=found_by, **named)
     name = upload.repo_id.partition("/")[2]
     made_of = bill(
         upload.lineage,

@@ -41,7 +41,7 @@ def merge_config(recipe: Mapping[str, Any], folders: Mapping[str, str]) -> dict[
 
 
 def card_files(
-    lineage: Lineage, ancestors: Sequence[Ancestor], report: Report, *, licence_file: str = ""
+    lineage: Lineage, ancestors: Sequence[Ancestor], report: Report, *, licence_file: str = "", search: str = ""
 ) -> dict[str, str]:
     """The files that describe a merged folder, by name: its card, and its licence where that is none of the Hub's.
 
@@ -50,6 +50,7 @@ def card_files(
         ancestors: every model that went into it, and theirs, with the licences that their cards state.
         report: of the engine.
         licence_file: what stands in the folder's LICENSE.md, from the instruct parent; it is kept below ours.
+        search: how the recipe came to be tried; "" where the catalog states it.
     """
     found = inherit(ancestors)
     name = titled(f"{lineage.ref_of('instruct').slug}-{lineage.target}", found.begins)
@@ -59,8 +60,8 @@ def card_files(
     body += _about(lineage)
     if found.warnings:
         body += ["## Before it is passed on", "", *(f"- {plain(told)}" for told in found.warnings), ""]
-    body += [*_recipe(lineage, report), *_parents(lineage), *_deltas(report)]
-    body += [*energy_kept(report), *_again(lineage, report)]
+    body += [*_recipe(lineage, report), *([plain(search), ""] if search else []), *_parents(lineage)]
+    body += [*_deltas(report), *energy_kept(report), *_again(lineage, report)]
     files = {CARD: f"---\n{head}---\n\n" + "\n".join([*body, "## Licence", "", *licence])}
     if found.link == LICENCE_FILE:
         kept = ["---", "", f"The instruct model's own {LICENCE_FILE}:", "", licence_file] if licence_file else []
@@ -84,7 +85,14 @@ class Measured(NamedTuple):
 
 
 def published_card(
-    card: str, *, measured: Sequence[Measured], gate: str, artifact: Digest, merge: Digest, files: Sequence[FileDigest]
+    card: str,
+    *,
+    measured: Sequence[Measured],
+    gate: str,
+    artifact: Digest,
+    merge: Digest,
+    files: Sequence[FileDigest],
+    search: Sequence[str] = (),
 ) -> str:
     """``card`` with what is known when the model is published: scores, their intervals, and the digests of its files.
 
@@ -95,6 +103,7 @@ def published_card(
         artifact: its content digest.
         merge: its merge key.
         files: of the artifact.
+        search: lines about the search that found its recipe; none where the catalog states it.
 
     Raises:
         ValueError: if ``card`` is none of ``card_files``.
@@ -111,7 +120,7 @@ def published_card(
         found["model-index"] = [{"name": name, "results": [_result(one) for one in measured]}]
     told = "It passed the gate below before it was published." if measured else "No scores of it are on record."
     before, after = body.replace(UNMEASURED, told).split("\n## Licence\n", 1)
-    more = "\n".join([*_scores(measured, gate), *_digests(artifact, merge, files)])
+    more = "\n".join([*_scores(measured, gate), *search, *_digests(artifact, merge, files)])
     text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---\n{before}\n{more}\n## Licence\n{after}"
 

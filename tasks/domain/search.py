@@ -1,9 +1,10 @@
 """The search for a recipe: which ones are tried, what is heard of them without labels, and which one is judged. Pure.
 
 Where a target states ``search`` and its own recipe is rejected, a small grid of recipes is merged from one reading of
-the models. A candidate is heard on the ``dev`` split, which no gate asks: how well it predicts texts of the target's
-languages, and what the instruct parent itself answers to chat questions. Nobody's right answers enter. By halves, those
-that are worse go, and the others are heard on more; what is left goes to the gate once, on the ``test`` split.
+the models (``linear``, which reads no base, from another). A candidate is heard on the ``dev`` split, which no gate
+asks: how well it predicts texts of the target's languages, and what the instruct parent itself answers to chat
+questions. Nobody's right answers enter. By halves, those that are worse go, and the others are heard on more; what is
+left goes to the gate once, on the ``test`` split.
 
     score = kept - closeness * drift
 
@@ -309,3 +310,28 @@ def search_key(*, job: Digest, serving: Mapping[str, str]) -> Digest:
 def heard_key(*, artifact: Digest, serving: Mapping[str, str], asked: Any) -> Digest:
     """What one hearing depends on: the model, how it is served, and everything that it is asked."""
     return fingerprint(kind="heard", artifact=artifact, serving=dict(serving), asked=asked)
+
+
+def about_candidate(count: int) -> str:
+    """What the card of a candidate says, which is written before anything is heard of it."""
+    return (
+        f"This is one of the recipes of a search among {count}, made together after the target's own recipe had been "
+        "rejected. None of them had been heard or scored when this card was written."
+    )
+
+
+def about_search(fact: SearchFact) -> list[str]:
+    """Lines of markdown about a search: what was tried, what was heard of each, and why this one went to the gate."""
+    keys = list(dict.fromkeys(key for one in fact.tried for key in one.recipe if key in Grid.model_fields))
+    lines = [
+        "## How the recipe was found",
+        "",
+        f"By a search, after the target's own recipe had been rejected: {fact.said}.",
+    ]
+    lines += ["No labels entered; texts and questions are of a split that no gate asks.", ""]
+    lines += [f"| {' | '.join([*keys, 'rounds', 'kept', 'drift', 'score'])} |", "|---" * (len(keys) + 4) + "|"]
+    for one in fact.tried:
+        stated = [f"`{one.recipe.get(key)}`" for key in keys]
+        told = ["–" if value is None else f"{value:.3f}" for value in (one.kept, one.drift, one.score)]
+        lines.append(f"| {' | '.join([*stated, str(one.round), *told])} |")
+    return [*lines, ""]

@@ -126,6 +126,8 @@ def rows(samples) -> dict[str, dict]:
             **{"id": 7, "channel": "eu", "generation": 1, "artifact_digest": KEY, "outcome": "wrong", "said": "ñ"},
             **{"problems": ["one"], "seconds": 0.5, "at": AT},
         },
+        "hearings": {"key": KEY, "artifact_digest": KEY, "found": [1.5], "at": AT},
+        "searches": {"key": KEY, "job_key": KEY, "chosen": KEY, "tried": [], "said": "ñ", "at": AT},
         "agents": {"agent": "local", "seen_at": AT},
         "canaries": {
             **{"channel": "eu", "digest": KEY, "weight": 5.0, "generation": 1, "owner": "run:x"},
