@@ -7,10 +7,14 @@
 # make soak     requests without a pause while versions are switched, refused, killed and taken back: nothing may be lost
 #               (make soak ARGS="--instances fake --quick" without vLLM)
 # make calibration  how often the gate passes what it should not, by resampled outcomes
+# make must-block   models that must be refused, each for its own reason, judged on a real server (ARGS="--sample 4" for a few)
+# make compare-gates  what other gates decide on the same stored results; needs uv, a package index and Python 3.12
+# make curve   what merges of the demo's family keep of both parents, by the language's weight
 # make bench   the merge engine against a copy (make bench ARGS="--quick"; --mergekit PYTHON: against mergekit too)
 # make bench-gateway  what the gateway adds to asking an instance directly, and HAProxy beside it
 # make bench-packing  how small tuned bases become as differences to their parent, and how fast
-.PHONY: setup demo test lint bench bench-gateway bench-packing year crash-matrix soak calibration demo-family clean
+.PHONY: setup demo test lint bench bench-gateway bench-packing year crash-matrix soak calibration must-block \
+        compare-gates curve demo-family clean
 SHELL := /bin/bash
 
 setup:
@@ -49,6 +53,15 @@ soak: setup
 
 calibration: setup
 	@.venv/bin/python -m tests.calibration $(ARGS)
+
+must-block: setup
+	@.venv/bin/python -m tests.must_block $(ARGS)
+
+compare-gates: setup
+	@.venv/bin/python -m tests.bench.other_gates $(ARGS)
+
+curve: setup
+	@.venv/bin/python tests/bench/curve.py $(ARGS)
 
 demo-family: setup
 	.venv/bin/python -m infra.demo_family
