@@ -81,9 +81,11 @@ def _reports(dry_run: bool) -> Iterator[Found]:
     for folder in sorted((settings().home / "reports").glob("*/")):
         pages = sorted(folder.glob("*.html"), key=lambda page: (_changed(page), page.name), reverse=True)
         for page in pages[settings().keep_reports :]:
-            taken, name = page.stat().st_size, f"{folder.name}/{page.name}"
+            both = [one for one in (page, page.with_suffix(".json")) if one.exists()]
+            taken, name = sum(one.stat().st_size for one in both), f"{folder.name}/{page.name}"
             if not dry_run:
-                page.unlink(missing_ok=True)
+                for one in both:
+                    one.unlink(missing_ok=True)
             why = f"{settings().keep_reports} newer ones of its target are kept"
             yield Found(what=name, kind="report", bytes=taken, fate="removed", why=why)
 

@@ -36,7 +36,7 @@ def main() -> None:
         page.screenshot(path=asked.to / "prefect-run.png")
         page.close()
         page = open_page(browser, f"{report['ui']}{decision}", 1500)
-        page.get_by_role("heading", name="Scores").wait_for()
+        page.get_by_role("heading", name="Against each reference").wait_for()
         page.wait_for_timeout(2000)
         page.screenshot(path=asked.to / "decision.png")
         browser.close()

@@ -187,10 +187,11 @@ def test_the_newest_reports_of_each_target_are_kept(tmp_path: Path):
         folder.mkdir(parents=True)
         for n in range(3):
             (folder / f"v{n}.html").write_text("page")
+            (folder / f"v{n}.json").write_text("{}")
             os.utime(folder / f"v{n}.html", (n, n))
     assert sorted(one.what for one in collect()) == ["f-ca/v0.html", "f-eu/v0.html"]
     left = sorted(p.name for p in (tmp_path / "home" / "reports" / "f-eu").iterdir())
-    assert left == ["v1.html", "v2.html"]
+    assert left == ["v1.html", "v1.json", "v2.html", "v2.json"]
 
 
 def test_the_model_that_an_adapter_is_served_over_is_kept_with_it(make: Make, ledger: Ledger) -> None:
