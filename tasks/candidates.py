@@ -36,6 +36,18 @@ def search_of(job: Job) -> Search | None:
     return search if search is not None and search.digest() == job.search else None
 
 
+def search_stated(job: Job) -> Search:
+    """``search_of`` a job that has one.
+
+    Raises:
+        InputError: the catalog was edited meanwhile.
+    """
+    found = search_of(job)
+    if found is None:
+        raise InputError(f"{job.name}: its target states no search, or another one than when the job was opened")
+    return found
+
+
 def rounds_of(job: Job) -> int:
     """In how many rounds candidates are heard."""
     search = search_of(job)
