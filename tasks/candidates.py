@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from tasks.child import Event
 from tasks.disk import merge_bytes
 from tasks.domain.card import merge_config
-from tasks.domain.errors import InputError
+from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
 from tasks.domain.overview import page_key
@@ -85,7 +85,9 @@ def merge_candidates(job: Job, inputs: dict[str, Digest], fence: int) -> list[tu
     missing = [one for one in tries(job) if _made(one) is None]
     if missing:
         key = f"{job.key}:search:{fence}:{len(missing)}"
-        run_on_gpu(job, inputs, key, recipes=[dict(one.lineage.recipe) for one in missing])
+        run = run_on_gpu(job, inputs, key, recipes=[dict(one.lineage.recipe) for one in missing])
+        if left := [one for one in missing if _made(one) is None]:
+            raise TransientError(f"merge run {run} completed, but {len(left)} of {len(missing)} are not recorded")
     return [(one, made) for one in tries(job) if (made := _made(one)) is not None]
 
 
