@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from tasks.domain.catalog import Family, Target
 from tasks.domain.errors import InputError
+from tasks.domain.gate import CONTROL
 from tasks.domain.jobs import parse_release
 from tasks.domain.lineage import Lineage, parent_roles
 from tasks.domain.models import Artifact, Digest
@@ -63,22 +64,35 @@ def _copied(folder: Path) -> Artifact:
 
 
 def parents_of(
-    candidate: Digest, family: Family, target: Target, given: Mapping[str, str], ledger: Ledger | None
+    candidate: Digest,
+    family: Family,
+    target: Target,
+    given: Mapping[str, str],
+    ledger: Ledger | None,
+    *,
+    with_control: bool = False,
 ) -> dict[str, Artifact]:
     """Role to parent: those given, else those it was merged from, else those that the family's file names.
 
-    The instruct parent of a model of unknown lineage is the newest release that the source lists.
+    The instruct parent of a model of unknown lineage is the newest release that the source lists. ``with_control``:
+    the gate names the control, which only its caller can.
 
     Raises:
         InputError: a role that the target does not have, or a parent that nobody names.
     """
     tuned = {f"tuned:{code}" if len(target.languages) > 1 else "tuned": code for code in target.languages}
-    if unknown := sorted(set(given) - {"instruct", *tuned}):
-        raise InputError(f"no parent {', '.join(unknown)} of this target; it has instruct, {', '.join(tuned)}")
+    known = ("instruct", *tuned, *([CONTROL] if with_control else []))
+    if unknown := sorted(set(given) - {*known}):
+        raise InputError(f"no parent {', '.join(unknown)} of this target; it has {', '.join(known)}")
+    if with_control and CONTROL not in given:
+        raise InputError(
+            "the gate compares with the control, the merge without its languages, and this command makes none; name "
+            f"it: --parent {CONTROL}=FOLDER, DIGEST or OWNER/NAME (the instruct parent where its delta is merged whole)"
+        )
     lineage: Lineage | None = ledger.lineage(candidate) if ledger is not None else None
     made_from = parent_roles(lineage) if lineage is not None else {}
     found = {}
-    for role in ("instruct", *tuned):
+    for role in known:
         if role in given:
             found[role] = bring(given[role])
         elif (digest := made_from.get(role)) and open_store().has(digest):

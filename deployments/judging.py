@@ -15,7 +15,7 @@ from deployments.gate_serving import Serving, is_up, own_home
 from tasks.domain.catalog import Family, load_catalog
 from tasks.domain.errors import InputError
 from tasks.domain.examination import refused
-from tasks.domain.gate import Gate
+from tasks.domain.gate import CONTROL, Gate
 from tasks.domain.models import Artifact, Evaluation
 from tasks.domain.replay import joined_for
 from tasks.domain.verdict import Verdict, judge_at, not_asked, with_examined
@@ -83,9 +83,9 @@ def judge_model(asked: Asked, say: Say) -> Judged:
     up = is_up(settings())
     with own_home(catalog, family.family) as installation, Serving(family.family, say, up=up) as serving:
         candidate = bring(asked.model)
-        parents = parents_of(
-            candidate.digest, family, family.targets[asked.target], asked.parents, installation or open_ledger()
-        )
+        target, ledger = family.targets[asked.target], installation or open_ledger()
+        named = {"with_control": CONTROL in gate.roles}
+        parents = parents_of(candidate.digest, family, target, asked.parents, ledger, **named)
         live = [bring(asked.live)] if asked.live else []
         if installation is not None:
             _take_over(installation, [candidate, *parents.values(), *live])
@@ -149,7 +149,8 @@ class _Judge:
 
     def verdict(self) -> Verdict:
         """Files, then behaviour, then the benchmarks; what fails on the way ends it."""
-        files = files_of(self._candidate, self._parents)
+        merged = {role: parent for role, parent in self._parents.items() if role != CONTROL}
+        files = files_of(self._candidate, merged)
         if refused(files):
             return self._not_asked(files)
         self._say("its files are its parents'")

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.jobs import Job, PublishRequest
+from tasks.domain.models import Digest
 from tasks.domain.records import Approval
 from tasks.doors import open_ledger, open_store
 from tasks.forms import refresh_forms
@@ -32,7 +33,7 @@ def ask_approval(request: PublishRequest, reason: str) -> None:
 
 @task(name="open-approval", task_run_name="open {candidate}", cache_policy=NO_CACHE)
 def open_approval(candidate: str, decision: Literal["publish", "reject"]) -> tuple[Approval, Job]:
-    """The waiting candidate that a person means, and its job.
+    """The waiting candidate that a person means, and its job, with the recipe that made it.
 
     Raises:
         InputError: nothing of that name waits; what does is listed.
@@ -47,7 +48,16 @@ def open_approval(candidate: str, decision: Literal["publish", "reject"]) -> tup
             f"{name_of(waiting)} cannot be published: its artifact {waiting.request.artifact_digest} is not in the "
             "store any more. Reject it, or run its job again from the form of remerge-release"
         )
-    return waiting, fact.job
+    return waiting, _as_made(fact.job, waiting.request.artifact_digest)
+
+
+def _as_made(job: Job, digest: Digest) -> Job:
+    """The job with the recipe of the artifact: on record it has the one that it began with, before its search."""
+    made = open_ledger().lineage(digest) if job.search is not None else None
+    if made is None or (made.target, made.ingredients) != (job.target, job.lineage.ingredients):
+        return job
+    found = job.trying(made.recipe)
+    return job if found.merge_key == job.merge_key else found
 
 
 @task(name="still-waiting", task_run_name="still waiting: {waiting.request.channel}", cache_policy=NO_CACHE)

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from tasks.child import Event
 from tasks.disk import merge_bytes
 from tasks.domain.card import merge_config
-from tasks.domain.errors import InputError
+from tasks.domain.errors import InputError, TransientError
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
 from tasks.domain.overview import page_key
@@ -34,6 +34,18 @@ def search_of(job: Job) -> Search | None:
     """The search of the job's target, where it is the one that the job was opened with."""
     search = open_catalog().target(job.family, job.target).search
     return search if search is not None and search.digest() == job.search else None
+
+
+def search_stated(job: Job) -> Search:
+    """``search_of`` a job that has one.
+
+    Raises:
+        InputError: the catalog was edited meanwhile.
+    """
+    found = search_of(job)
+    if found is None:
+        raise InputError(f"{job.name}: its target states no search, or another one than when the job was opened")
+    return found
 
 
 def rounds_of(job: Job) -> int:
@@ -73,7 +85,9 @@ def merge_candidates(job: Job, inputs: dict[str, Digest], fence: int) -> list[tu
     missing = [one for one in tries(job) if _made(one) is None]
     if missing:
         key = f"{job.key}:search:{fence}:{len(missing)}"
-        run_on_gpu(job, inputs, key, recipes=[dict(one.lineage.recipe) for one in missing])
+        run = run_on_gpu(job, inputs, key, recipes=[dict(one.lineage.recipe) for one in missing])
+        if left := [one for one in missing if _made(one) is None]:
+            raise TransientError(f"merge run {run} completed, but {len(left)} of {len(missing)} are not recorded")
     return [(one, made) for one in tries(job) if (made := _made(one)) is not None]
 
 

@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.child import run_child
+from tasks.domain.adapters import ADAPTER_CONFIG
 from tasks.domain.examination import NORM, Examined, of_answers, of_file, of_language
 from tasks.domain.lineage import fingerprint
 from tasks.domain.models import Artifact, Digest, Evaluation, Item, Score
 from tasks.doors import open_ledger
 from tasks.harness.questions import Source
-from tasks.harness.static import compared, weighs
+from tasks.harness.static import adds, compared, weighs
 from tasks.heard import Heard
 from tasks.settings import settings
+
+Norms = Mapping[str, float]
+"""Tensor to norm."""
 
 
 def files_of(candidate: Artifact, parents: Mapping[str, Artifact]) -> tuple[Examined, ...]:
@@ -26,9 +30,16 @@ def files_of(candidate: Artifact, parents: Mapping[str, Artifact]) -> tuple[Exam
     """
     found = compared(Path(candidate.folder), Path(parents["instruct"].folder))
     weights = norms_of([candidate, *parents.values()])
-    own = weights[candidate.digest]
+    own, theirs = weights[candidate.digest], {role: weights[parent.digest] for role, parent in parents.items()}
+    is_adapter = (Path(candidate.folder) / ADAPTER_CONFIG).is_file()
+    problems, heavy = ([], adds(own, theirs)) if is_adapter else _weighed(own, theirs)
+    more = [f"and {len(heavy) - 5} tensors more"] if len(heavy) > 5 else []
+    return (*(of_file(name, said) for name, said in found.items()), of_file("norms", [*problems, *heavy[:5], *more]))
+
+
+def _weighed(own: Norms, theirs: Mapping[str, Norms]) -> tuple[list[str], list[str]]:
+    """Whether it has the instruct parent's tensors; and which of them cannot be right."""
     # A head that is tied to the embeddings is stored by some and left out by others.
-    theirs = {role: weights[parent.digest] for role, parent in parents.items()}
     shared = own.keys() & set.intersection(*(set(one) for one in theirs.values()))
     missing = sorted((own.keys() ^ theirs["instruct"].keys()) - {"lm_head.weight"})
     problems = [f"not the instruct parent's tensors: {', '.join(missing[:5])}"] if missing else []
@@ -37,8 +48,7 @@ def files_of(candidate: Artifact, parents: Mapping[str, Artifact]) -> tuple[Exam
     heavy += [
         f"{name}: its norm is {own[name]}" for name in sorted(own.keys() - shared) if not math.isfinite(own[name])
     ]
-    more = [f"and {len(heavy) - 5} tensors more"] if len(heavy) > 5 else []
-    return (*(of_file(name, said) for name, said in found.items()), of_file("norms", [*problems, *heavy[:5], *more]))
+    return problems, heavy
 
 
 def norms_of(artifacts: Sequence[Artifact]) -> dict[Digest, dict[str, float]]:

@@ -7,8 +7,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.candidates import search_of
-from tasks.domain.errors import InputError, LogprobsMissing, ModelRefused
+from tasks.candidates import search_stated
+from tasks.domain.errors import LogprobsMissing, ModelRefused
 from tasks.domain.jobs import Job
 from tasks.domain.models import Digest
 from tasks.domain.outputs import measured_facts
@@ -17,10 +17,11 @@ from tasks.domain.search import (
     TEXT,
     Asked,
     Heard,
-    Search,
+    NoGain,
     Sets,
     Sum,
     Tried,
+    gains,
     heard_key,
     heard_of,
     worth,
@@ -56,7 +57,7 @@ HEARD: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 1, "retry_conditio
 
 def hear_parents(job: Job, serving: Serving) -> Parents:
     """The instruct parent's answers, and what the parents need for everything that candidates are heard on."""
-    search = _search(job)
+    search = search_stated(job)
     most, languages = search.items[-1], list(_tuned(job))
     sets: dict[str, tuple[Asked, ...]] = {
         TEXT + code: tuple(Asked(text=text) for text in asked("texts", code)[:most]) for code in languages
@@ -106,13 +107,14 @@ def hear_round(
     job: Job, candidates: Mapping[Digest, tuple[Job, Digest]], parents: Parents, number: int, serving: Serving
 ) -> dict[Digest, Tried]:
     """What each candidate is worth after this round; one that cannot be heard is worth nothing, and says why."""
-    search = _search(job)
+    search = search_stated(job)
     upto, found = search.items[number - 1], {}
     instruct, tuned = parents.heard(upto)
     for key, (one, digest) in candidates.items():
         label, stated = f"{job.name} (candidate {key[:8]}, round {number})", {"merge_key": key, "round": number}
         stated |= {"recipe": dict(one.lineage.recipe)}
         try:
+            gains(instruct, tuned)  # without one no model is put up: it would be worth nothing, whatever it says
             bits: dict[str, tuple[float, ...]] = {}
             for before, after in zip((0, *search.items), search.items[:number], strict=False):
                 part = {name: items[before:after] for name, items in parents.sets.items() if items[before:after]}
@@ -120,20 +122,13 @@ def hear_round(
                     bits[name] = (*bits.get(name, ()), *values)
             value = worth(heard_of(bits, parents.sets, upto), instruct, tuned, search.closeness)
             found[key] = Tried(**stated, **value._asdict())
-        except (ModelRefused, LogprobsMissing) as refused:
+        except (ModelRefused, LogprobsMissing, NoGain) as refused:
             found[key] = Tried(**stated, why=" ".join(str(refused).split())[:500])
     return found
 
 
 def _plain(item: Asked | str) -> Any:
     return item if isinstance(item, str) else item.model_dump(mode="json")
-
-
-def _search(job: Job) -> Search:
-    found = search_of(job)
-    if found is None:
-        raise InputError(f"{job.name}: its target states no search, or another one than when the job was opened")
-    return found
 
 
 def _tuned(job: Job) -> dict[str, Digest]:

@@ -28,7 +28,7 @@ def choose(job: Job, tried: Mapping[Digest, Tried], serving: Serving) -> SearchF
     order = ranked({key: _worth(one) for key, one in tried.items()})
     rows = sorted((tried[key] for key in order), key=lambda one: -one.round)
     best = rows[0] if rows and rows[0].score is not None else None
-    said = f"none of {len(rows)} candidates could be heard"
+    said = f"none of {len(rows)} candidates could be heard" + (f": {rows[0].why}" if rows else "")
     if best is not None:
         said = (
             f"the best of {len(rows)} recipes: it keeps {best.kept:.2f} of the tuned parent's gain on dev texts, and "

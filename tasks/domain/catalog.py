@@ -6,6 +6,7 @@ line, since a misspelt limit that is ignored is a gate that never blocks.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +19,7 @@ from tasks.domain.fitting import fit_gate
 from tasks.domain.gate import CONTROL, Gate, parse_gate
 from tasks.domain.models import Noun, RepoId, Revision
 from tasks.domain.promotion import PromotionPolicy
-from tasks.domain.search import Search, fit_search
+from tasks.domain.search import Search, fit_search, recipes_of
 from tasks.domain.yaml_lines import Document
 from tasks.engine.recipe import Recipe
 
@@ -271,25 +272,43 @@ def load_catalog(
         for target_name, target in family.targets.items():
             if target.search is not None:
                 said = fit_search(target.search, target.recipe, target.languages, dev)
+                if family.adapter_of(target_name):
+                    said.append(
+                        "its candidates are merged as models of their own; leave it out, or use endpoint: models"
+                    )
                 problems += [f"{document.where(('targets', target_name, 'search'))}: {one}" for one in said]
             try:
                 gate, place = _load_gate(folder, document, target_name, target.gate, known)
                 fit_gate(gate, place.where, target.languages, known=known, requests_of=requests_of)
                 gates[target.gate] = gate
                 if CONTROL in gate.roles:
-                    control_weight(target.recipe, list(target.languages))
+                    problems += [
+                        f"{document.where(('targets', target_name, key))}: {one}" for key, one in _no_control(target)
+                    ]
             except UnknownBenchmark as error:
                 problems.append(str(error))
             except CatalogError as error:
                 problems.extend(error.problems or [str(error)])
-            except InputError as error:
-                problems.append(f"{document.where(('targets', target_name, 'recipe'))}: {error}")
     problems.extend(_channels_taken_twice(families))
     problems.extend(_repositories_taken_twice(families))
     if problems:
         # Targets may share a gate, and then find the same fault in it.
         raise CatalogError(f"the catalog in {folder} was refused", problems=dict.fromkeys(problems))
     return Catalog(families=families, gates=gates)
+
+
+def _no_control(target: Target) -> list[tuple[str, str]]:
+    """Key and reason of each recipe that may go to the gate and has no control, the search's among them."""
+    recipes = [("recipe", target.recipe)]
+    with suppress(ValueError):  # a grid that means no recipes, or wrong ones, is told by itself
+        recipes += [("search", one) for one in recipes_of(target.search, target.recipe)] if target.search else []
+    found = []
+    for key, recipe in recipes:
+        try:
+            control_weight(recipe, list(target.languages))
+        except InputError as error:
+            found.append((key, str(error)))
+    return list(dict.fromkeys(found))
 
 
 def _load_gate(

@@ -16,6 +16,7 @@ STAGES: Mapping[str, str] = {
     "checks": "check it before benchmarks",
     "evaluate": "ask it",
     "references": "ask its references",
+    "search": "search for another recipe",
     "looks": "saved by early looks",
 }
 """Stage -> in words, in order."""
@@ -71,24 +72,36 @@ def costs(
 def seconds_by_stage(runs: Sequence[tuple[str, datetime, datetime]]) -> dict[str, float]:
     """Seconds of each stage, from name, begin and end of a job's ended task runs; what was not run is not there.
 
-    ``stage`` is what lies between the end of fetching and merging and the first question. Several questionings count
-    together, and what ran at once counts once.
+    ``stage`` is what lies between the end of fetching, merging and reading the files and the first question to a
+    candidate. Several questionings count together, and what ran at once counts once.
     """
-    kinds: dict[str, list[tuple[datetime, datetime]]] = {
-        name: [] for name in ("fetch", "merge", "evaluate", "references")
-    }
+    kinds: dict[str, list[tuple[datetime, datetime]]] = {}
+    asked: list[datetime] = []
+    made: list[datetime] = []
     for name, began, ended in runs:
-        word, _, label = name.partition(" ")
-        kind = word if word in ("fetch", "merge") else None
-        if word in ("evaluate", "reference"):
-            kind = "evaluate" if "(candidate" in label else "references"
-        if kind is not None:
-            kinds[kind].append((began, ended))
-    found = {kind: _together(spans) for kind, spans in kinds.items() if spans and kind != "merge"}
-    made = [ended for kind in ("fetch", "merge") for _, ended in kinds[kind]]
-    if made and kinds["evaluate"]:
-        found["stage"] = max(0.0, (min(began for began, _ in kinds["evaluate"]) - max(made)).total_seconds())
+        if (kind := _stage_of(name)) is None:
+            continue
+        kinds.setdefault(kind, []).append((began, ended))
+        if kind in ("evaluate", "checks") and "(candidate" in name:
+            asked.append(began)
+        elif kind in ("fetch", "merge", "checks"):
+            made.append(ended)
+    found = {kind: _together(spans) for kind, spans in kinds.items() if kind != "merge"}
+    first = min(asked, default=None)
+    before = [ended for ended in made if first is not None and ended <= first]  # a search makes others later
+    if first is not None and before:
+        found["stage"] = (first - max(before)).total_seconds()
     return found
+
+
+def _stage_of(name: str) -> str | None:
+    """The stage that a task run of this name belongs to, if any; a search is a run of its own within the job's."""
+    word, _, label = name.partition(" ")
+    if word in ("fetch", "merge"):
+        return word
+    if word in ("evaluate", "reference"):
+        return "evaluate" if "(candidate" in label else "references"
+    return "checks" if word == "examine" else "search" if word.startswith("search-recipe") else None
 
 
 def _together(spans: Sequence[tuple[datetime, datetime]]) -> float:

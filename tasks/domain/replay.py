@@ -6,7 +6,7 @@ from itertools import pairwise
 from tasks.domain.gate import Gate
 from tasks.domain.looks import Stop, cut_to, items_at
 from tasks.domain.models import Digest, Evaluation, Item, Noun, Score
-from tasks.domain.verdict import SAME_SETTINGS, Verdict, is_final, judge
+from tasks.domain.verdict import SAME_SETTINGS, Verdict, is_final, judge, with_examined
 
 Order = Callable[[Iterable[str]], Sequence[str]]
 """The order in which items are asked: the ids in, the ids out."""
@@ -120,6 +120,7 @@ def replay(
     }
     live = before.live_digest and joined_for(gate, evaluations_of(before.live_digest), candidate.facts)
     after = judge_in_looks(gate, candidate, parents, live or None, order, requests_of)
+    after = with_examined(after, before.examined)  # which no gate's limits change
     measured = {score.benchmark for score in candidate.scores}
     return Replayed(
         family=family,

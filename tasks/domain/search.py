@@ -128,6 +128,10 @@ def heard_of(bits: Mapping[str, Sequence[float]], sets: Sets, upto: int) -> Hear
     return Heard(texts=texts, answers=Sum(bits=sum(o.bits for o in answers), size=sum(o.size for o in answers)))
 
 
+class NoGain(ValueError):
+    """No candidate can be worth anything by what the parents need for the texts."""
+
+
 class Worth(NamedTuple):
     """One candidate against its parents; see the module's docstring."""
 
@@ -270,19 +274,30 @@ def worth(heard: Heard, instruct: Heard, tuned: Mapping[str, Sum], closeness: fl
         closeness: as the search states it.
 
     Raises:
-        ValueError: a tuned parent is not better than the instruct parent on its own texts: nothing can be kept.
+        NoGain: as ``gains``.
     """
-    shares = []
-    for language, own in tuned.items():
-        gain = instruct.texts[language].rate - own.rate
-        if gain <= 0:
-            raise ValueError(
-                f"the tuned base of {language} needs {own.rate:.4f} bits per byte of its texts, the instruct parent "
-                f"{instruct.texts[language].rate:.4f}: there is no gain to keep"
-            )
-        shares.append((instruct.texts[language].rate - heard.texts[language].rate) / gain)
+    shares = [
+        (instruct.texts[language].rate - heard.texts[language].rate) / gain
+        for language, gain in gains(instruct, tuned).items()
+    ]
     kept, drift = sum(shares) / len(shares), heard.answers.rate - instruct.answers.rate
     return Worth(kept, drift, kept - closeness * drift)
+
+
+def gains(instruct: Heard, tuned: Mapping[str, Sum]) -> dict[str, float]:
+    """Language -> bits per byte that its tuned parent gains on the instruct parent.
+
+    Raises:
+        NoGain: a tuned parent is not better than the instruct parent on its own texts: nothing can be kept.
+    """
+    found = {language: instruct.texts[language].rate - own.rate for language, own in tuned.items()}
+    for language, gain in found.items():
+        if gain <= 0:
+            raise NoGain(
+                f"the tuned base of {language} needs {tuned[language].rate:.4f} bits per byte of its texts, the "
+                f"instruct parent {instruct.texts[language].rate:.4f}: there is no gain to keep"
+            )
+    return found
 
 
 def ranked(worths: Mapping[Digest, Worth | None]) -> list[Digest]:

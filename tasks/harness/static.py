@@ -84,6 +84,29 @@ def weighs(
     return found
 
 
+def adds(norms: Mapping[str, float], parents: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which weights an adapter over the instruct parent cannot be right for, by the norm of what it adds to each.
+
+    The two may lie any way to each other: what is told is out of the limits of ``weighs`` however they do.
+
+    Args:
+        norms: name of a weight to the norm of what is added.
+        parents: role to tensor name to norm; ``instruct`` is the model that the adapter is served over.
+    """
+    found, instruct = [], parents["instruct"]
+    for name, norm in norms.items():
+        theirs = [parent[name] for parent in parents.values() if name in parent]
+        if name not in instruct:
+            found.append(f"{name}: an adapter's weight that the instruct parent does not have")
+        elif not math.isfinite(norm):
+            found.append(f"{name}: what the adapter adds has norm {norm}: NaN or infinity, or it overflows")
+        elif norm - instruct[name] > MOST_RATIO * max(theirs):
+            found.append(
+                f"{name}: the adapter adds {norm:.4g}, its parents' norms are {min(theirs):.4g} to {max(theirs):.4g}"
+            )
+    return found
+
+
 def _json(folder: Path, name: str, *, needed: bool = False) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():

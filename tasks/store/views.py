@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, desc, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, desc, exists, func, select
 
+from tasks.domain.examination import NORM, SHARE
 from tasks.domain.models import Digest
 from tasks.domain.records import JobEnd, JobFact, PromotionFact, StageTimes, VerdictFact
 from tasks.store.channels import promotion_of
@@ -24,6 +25,7 @@ from tasks.store.tables import (
     jobs,
     merges,
     promotions,
+    scores,
     verdicts,
 )
 
@@ -79,7 +81,8 @@ class _Clock:
         self._judged = first(verdicts.c.at, verdicts.c.job_key, verdicts.c.job_key.in_(ours))
         published = approvals.c.job_key.in_(ours), approvals.c.state == "published"
         self._approved = first(approvals.c.at, approvals.c.job_key, *published)
-        self._evaluated = first(evaluations.c.at, evaluations.c.artifact_digest)
+        asked = exists().where(scores.c.eval_key == evaluations.c.eval_key, scores.c.metric.not_in((SHARE, NORM)))
+        self._evaluated = first(evaluations.c.at, evaluations.c.artifact_digest, asked)
         merged = select(merges.c.merge_key, merges.c.digest, merges.c.at).order_by(desc(merges.c.at))
         self._merged = {row.merge_key: (row.digest, row.at) for row in connection.execute(merged)}  # the first stays
         brought = select(fetches.c.repo_id, fetches.c.revision, fetches.c.at)

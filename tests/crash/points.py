@@ -27,7 +27,7 @@ TASKS = {
     **dict.fromkeys(("find-lost", "refresh-forms", "find-releases", "plan-due", "hold-cancelled"), RELEASE),
     "dispatch-uploads": RELEASE,
     **dict.fromkeys(("open-upload", "upload"), IN_A_TEST_OF_ITS_OWN),
-    # the matrix' target has no search: tests/tasks/test_search.py breaks one off after each step, and takes it up again
+    # the matrix' target has no search: tests/deployments/test_search.py breaks one off after each step, and takes it up again
     **dict.fromkeys(("merge-candidates", "graft-candidates", "hear", "choose"), IN_A_TEST_OF_ITS_OWN),
     **dict.fromkeys(("dispatch", "report-plan", "show-pages", "report-calls"), RELEASE),
     # a job
@@ -60,7 +60,7 @@ WRITES = {
     "unstage_all": LOST,
     **dict.fromkeys(("_upgrade", "expire_claims_of"), START),
     **dict.fromkeys(("renew_staged", "record_publication"), ONLY_IN_THE_STORE),
-    # a target with a search: the matrix' has none. tests/tasks/test_search.py takes one up again after each hearing.
+    # a target with a search: the matrix' has none. tests/deployments/test_search.py takes one up again after each hearing.
     **dict.fromkeys(("record_hearing", "record_search"), ONLY_IN_THE_STORE),
     "record_base_change": ONLY_IN_THE_STORE,  # a command's last write
     **dict.fromkeys(("set_canary", "record_step"), RELEASE),

@@ -60,6 +60,23 @@ def test_broken_weights_are_rejected_before_anything_is_started(home: Path) -> N
     assert "REJECTED by gate demo-language for llama-tiny/eu" in read.stdout
 
 
+def test_a_gate_that_names_the_control_judges_nothing_without_it(home: Path) -> None:
+    stated = "name: g\nchecks:\n  - {benchmark: eu_mc, metric: acc, min_gain: {control: 0.02}, critical: true}\n"
+    (home / "g.yaml").write_text(stated)
+    asked = (MODELS / "eu_llama-tiny", *EU, *PARENTS, "--gate", home / "g.yaml")
+    done = run("gate", *asked)
+    assert done.exit_code == 3, "it is no rejection"
+    assert "the gate compares with the control" in done.output
+    assert "--parent control=FOLDER" in done.output
+    broken = Path(shutil.copytree(MODELS / "llama-tiny-instruct-v2", home / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights[sorted(weights)[0]].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors")
+    with_one = run("gate", broken, *asked[1:], "--parent", f"control={MODELS / 'llama-tiny-instruct-v2'}", "--json")
+    assert with_one.exit_code == 1, with_one.output
+    assert set(json.loads(with_one.stdout)["verdict"]["parent_digests"]) == {"control", "instruct", "tuned"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -16,7 +16,7 @@ from tasks import candidates, doors, hearing, search
 from tasks.domain.errors import CatalogError, EndpointUnavailable
 from tasks.domain.jobs import Job
 from tasks.domain.models import Artifact, Digest
-from tasks.domain.search import Tried
+from tasks.domain.search import Asked, Tried
 from tasks.endpoints.protocol import Ready
 from tasks.hub import fetch_model
 from tasks.jobs import job_keys, look_once, open_job
@@ -143,6 +143,24 @@ def test_a_search_finds_the_good_recipe_and_goes_on_where_it_was_cut_off(
     assert doors.open_ledger().artifact_for(found.merge_key).digest in digests  # type: ignore[union-attr]
     card = (Path(doors.open_store().get(made[str(fact.chosen)][1]).folder) / "README.md").read_text()
     assert "one of the recipes of a search" in card
+
+
+def test_where_a_tuned_base_gains_nothing_no_candidate_is_put_up_and_none_is_chosen(
+    endpoint: HereEndpoint, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "create_table_artifact", lambda *_, **__: None)  # needs a Prefect server
+    monkeypatch.setattr(hearing, "hear", hearing.hear.fn)
+    job = open_job.fn("llama-tiny", V2, "eu")
+    sets = {"text eu": tuple(Asked(text="Kaixo") for _ in range(12)), "answers en": (Asked(text="Hi", tokens=(1, 2)),)}
+    bits = {"text eu": (1.0,) * 12, "answers en": (1.0,)}
+    parents = hearing.Parents(sets, bits, {"eu": (2.0,) * 12})
+    made = {one.merge_key: (one, "d" * 64) for one in candidates.tries(job)}
+    tried = hearing.hear_round(job, made, parents, 1, SERVING)
+    assert {one.score for one in tried.values()} == {None}
+    assert search.left_of(tried) == []
+    fact = search.choose.fn(job, tried, SERVING)
+    assert fact.chosen is None
+    assert fact.said.startswith("none of 5 candidates could be heard: the tuned base of eu needs 0.4000 bits per byte")
 
 
 def test_a_search_makes_another_job_and_none_leaves_the_key_as_it_was(

@@ -84,6 +84,20 @@ def test_a_misspelt_key_is_refused_with_its_line_and_the_known_ones(tmp_path):
     assert f"qwen3-tiny.yaml:{line}: adapter.rang: unknown key 'rang'; known here: carry, rank" in told
 
 
+def test_a_search_beside_an_adapter_is_refused_with_file_line_and_key(tmp_path):
+    shutil.copytree(SHIPPED, tmp_path, dirs_exist_ok=True)
+    data = copy.deepcopy(FAMILY)
+    search = {"search": {"grid": [{"tuned_weight": [0.5, 0.75]}], "answers": ["en"]}}
+    data["targets"]["eu"] = data["targets"]["eu"] | ADAPTERS | search
+    path = tmp_path / "llama-tiny.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    line = next(n for n, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if "    search:" in text)
+    with pytest.raises(CatalogError) as caught:
+        load_catalog(tmp_path, ["llama-tiny"])
+    told = f"llama-tiny.yaml:{line}: targets.eu.search: its candidates are merged as models of their own"
+    assert [told in one for one in caught.value.problems] == [True]
+
+
 def test_every_target_of_a_family_that_cannot_be_an_adapter_is_named():
     told = refused(family=ADAPTERS, eu={"recipe": {"method": "linear"}}, gl={"recipe": {"method": "ties"}})
     assert "target 'eu': linear" in told

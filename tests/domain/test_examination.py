@@ -6,6 +6,7 @@ from tasks.domain.errors import CatalogError
 from tasks.domain.examination import Examined, of_answers, of_file, of_language, refused, undecided
 from tasks.domain.gate import Check, Gate
 from tasks.domain.models import Evaluation, Item, Score
+from tasks.domain.replay import replay
 from tasks.domain.report import gate_rows
 from tasks.domain.verdict import judge, not_asked, with_examined
 
@@ -126,6 +127,16 @@ def test_what_was_refused_before_its_benchmarks_has_no_score_and_no_pass() -> No
         ("norms", "FAIL"),
     ]
     assert all(row.keys() == table[0].keys() for row in table)
+
+
+@pytest.mark.parametrize(("examined", "outcome"), [([FINE], "passed"), ([WRONG], "rejected"), ([UNTOLD], "undecided")])
+def test_another_gate_changes_nothing_of_what_was_examined(examined: list[Examined], outcome: str) -> None:
+    scored = evaluation("candidate", 1.0)
+    before = with_examined(judge(GATE, scored, {}, None), examined)
+    told = {"family": "f", "target": "eu", "verdict_key": "e" * 64}
+    again = replay(GATE, before, lambda _: [scored], sorted, **told)
+    assert again is not None
+    assert (again.after, again.changes) == (outcome, False)
 
 
 def test_the_examination_is_part_of_the_budget() -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.domain.cost import costs, seconds_by_stage
+from tasks.domain.cost import STAGES, costs, seconds_by_stage
 from tasks.domain.evidence import Evidence
 from tasks.domain.flips import worst_flips
 from tasks.domain.gate import parse_gate
@@ -187,4 +187,19 @@ def test_seconds_of_a_stage_are_those_in_which_it_lasted() -> None:
         ]
     )
     assert found == {"fetch": 6, "stage": 11, "evaluate": 15, "references": 4}
+    searched = seconds_by_stage(
+        [
+            run("merge v2 x eu", 6, 20),
+            run("examine files of v2 x eu", 20, 22),
+            run("examine v2 x eu (candidate)", 31, 33),
+            run("examine instruct parent", 40, 41),
+            run("evaluate v2 x eu (candidate)", 42, 50),
+            run("search-recipe-0", 51, 90),
+            run("merge v2 x eu", 90, 91),  # of what the search chose
+            run("examine files of v2 x eu", 91, 92),
+            run("evaluate v2 x eu (candidate)", 95, 99),
+        ]
+    )
+    assert searched == {"checks": 6, "stage": 9, "evaluate": 12, "search": 39}
+    assert {*searched} <= {*STAGES}
     assert seconds_by_stage([]) == {}

@@ -51,3 +51,22 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     code, told = run(tmp_path / "none")
     assert (code, told["event"]) == (2, "error")
     assert str(tmp_path / "none") in str(told["message"])
+
+
+def test_of_an_adapter_it_is_what_it_adds_to_each_weight(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    down, up, first, second = (rng.standard_normal(s).astype(np.float32) for s in ((4, 30), (20, 4), (4, 50), (30, 4)))
+    names = ("q_proj.lora_A.weight", "q_proj.lora_B.weight", "embed.lora_embedding_A", "embed.lora_embedding_B")
+    tensors = {f"base_model.model.{name}": one for name, one in zip(names, (down, up, first, second), strict=True)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    assert norms(tmp_path) == {
+        "q_proj.weight": pytest.approx(2 * float(np.linalg.norm(up.astype(np.float64) @ down)), rel=1e-9),
+        "embed.weight": pytest.approx(2 * float(np.linalg.norm(second.astype(np.float64) @ first)), rel=1e-9),
+    }
+    save_file(
+        {name: one for name, one in tensors.items() if "lora_B" not in name}, tmp_path / "adapter_model.safetensors"
+    )
+    code, told = run(tmp_path)
+    assert code == 2
+    assert "missing, or without the other: ['base_model.model.q_proj.lora_B.weight']" in str(told["message"])

@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.domain.errors import InputError
+from tasks.domain.examination import NORM
 from tasks.store.views import Told
 
 
@@ -132,6 +133,11 @@ def test_each_step_of_a_job_is_found_by_when_it_was_recorded(ledger, clock, samp
     ledger.record_fetched(job.release.ref, job.release.content_digest)
     step("merged")
     ledger.record_artifact(job.merge_key, artifact, job.lineage, seconds=1.0)
+    clock.forward(10)
+    norms = samples.evaluation()
+    weighed = norms.scores[0].model_copy(update={"benchmark": "norms", "metric": NORM})
+    ledger.record_evaluation(norms.model_copy(update={"eval_key": samples.digest("norms"), "scores": (weighed,)}))
+    assert now().times.evaluated is None  # it was only examined
     step("evaluated")
     ledger.record_evaluation(samples.evaluation())
     step("judged")

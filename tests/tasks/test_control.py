@@ -83,6 +83,26 @@ def test_the_catalog_refuses_a_gate_that_asks_for_a_control_that_there_is_not(tm
     assert "recipe ties has no control" in problem
 
 
+def test_so_does_one_whose_search_may_bring_a_recipe_without_a_control_to_that_gate(tmp_path: Path) -> None:
+    (tmp_path / "gates").mkdir()
+    (tmp_path / "gates" / "small.yaml").write_text(
+        "name: small\nchecks:\n  - {benchmark: eu_mc, metric: acc, min_gain: {control: 0.02}, critical: true}\n"
+    )
+    family = (
+        "family: tiny\narchitectures: [LlamaForCausalLM]\nbase: {repo: lab/base}\n"
+        "instruct: {organizations: [lab], pattern: 'lab/instruct'}\ntuned_bases: {eu: {repo: lab/eu_base}}\ntargets:\n"
+        "  eu:\n    languages: [eu]\n    channel: eu\n    recipe: {method: linear}\n    gate: small\n"
+        "    search: {grid: [{method: [%s], tuned_weight: [0.5]}]}\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(family % "linear, task_arithmetic")
+    assert load_catalog(tmp_path).families["tiny"]
+    (tmp_path / "tiny.yaml").write_text(family % "linear, ties")
+    with pytest.raises(CatalogError) as refused:
+        load_catalog(tmp_path)
+    (problem,) = refused.value.problems
+    assert "tiny.yaml:12: targets.eu.search: recipe ties has no control" in problem
+
+
 def test_the_engine_makes_it_from_two_models(tmp_path: Path) -> None:
     control = control_of(job({"method": "linear", "out_dtype": "float32", "special_rows": "merge"}))
     assert control is not None

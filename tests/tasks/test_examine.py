@@ -15,11 +15,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tasks import doors
+from tasks.domain.adapters import base_name
+from tasks.domain.card import merge_config
 from tasks.domain.catalog import load_catalog
 from tasks.domain.errors import EndpointUnavailable
 from tasks.domain.examination import Examined, refused
 from tasks.domain.models import Artifact
 from tasks.endpoints.protocol import Ready
+from tasks.engine.adapter import extract
+from tasks.engine.command_file import read_merge_file
 from tasks.examined import answers_of, files_of, norms_of
 from tasks.harness.questions import CHATS, TEXTS, sources_of
 from tasks.heard import hear, on_record
@@ -108,6 +112,29 @@ def test_files_are_held_against_the_parents(home: Path) -> None:
     told = failed(files_of(adopt(mute), parents))
     assert told["template"] == "chat template: there is none"
     assert told["stop_tokens"].startswith("config.json: eos_token_id is 7, the instruct parent's")
+
+
+def test_an_adapter_is_held_against_its_parents_by_what_it_adds_to_them(home: Path) -> None:
+    instruct, tuned = adopt(MODELS / "llama-tiny-instruct-v2"), adopt(MODELS / "eu_llama-tiny")
+    folders = {"base": str(MODELS / "llama-tiny"), "instruct": instruct.folder, "tuned:eu": tuned.folder}
+    (home / "merge.json").write_text(json.dumps(merge_config({"method": "task_arithmetic"}, folders)))
+    made = home / "adapter"
+    extract(read_merge_file(home / "merge.json"), made, 16, base_name=base_name(instruct.digest))
+    parents = {"instruct": instruct, "tuned": tuned}
+    found = files_of(adopt(made), parents)
+    assert [one.name for one in found] == ["tokenizer", "stop_tokens", "template", "norms"]
+    assert failed(found) == {}
+
+    weights = load_file(made / "adapter_model.safetensors")
+    ups = sorted(name for name in weights if name.endswith("lora_B.weight"))
+    weights[ups[0]].fill_(float("nan"))
+    weights[ups[1]] *= 1000
+    save_file(weights, made / "adapter_model.safetensors")
+    told = failed(files_of(adopt(made), parents))
+    assert list(told) == ["norms"]
+    loud, broken = (name.removeprefix("base_model.model.").replace(".lora_B", "") for name in (ups[1], ups[0]))
+    assert f"{broken}: what the adapter adds has norm nan" in told["norms"]
+    assert f"{loud}: the adapter adds " in told["norms"]
 
 
 def test_a_parent_is_weighed_once_and_what_is_broken_is_no_reference(home: Path) -> None:

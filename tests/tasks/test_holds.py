@@ -23,7 +23,7 @@ from tasks.domain.due import PlanRow
 from tasks.domain.errors import InputError, ModelRefused, PromotionFailed
 from tasks.domain.jobs import ClaimTicket, Job, PublishRequest
 from tasks.domain.lineage import Ingredient, Lineage
-from tasks.domain.models import ModelRef, Release
+from tasks.domain.models import Artifact, FileDigest, ModelRef, Release
 from tasks.domain.records import Claim
 from tasks.ledger import Held, claimed, end_job, lift_hold, take_claim, unclaimed
 from tasks.runs import own_name
@@ -329,6 +329,25 @@ def test_without_its_artifact_a_candidate_can_be_rejected_and_not_published(ledg
     assert ledger.awaiting_approval() == []
     with pytest.raises(InputError, match="rejected by Ane"):
         decide(wish, "published", "Iker", "")
+
+
+def test_a_candidate_that_a_search_found_is_judged_again_with_the_recipe_that_made_it(
+    ledger: Ledger, job: Job, tmp_path: Path
+):
+    searched = job.model_copy(update={"search": "5" * 64})
+    found = searched.trying({"method": "linear", "tuned_weight": 0.5})
+    weights = FileDigest(path="model.safetensors", sha256="e" * 64, size=5)
+    for one, digest in ((searched, "d" * 64), (found, "f" * 64)):
+        artifact = Artifact(digest=digest, folder=str(tmp_path), files=(weights,))
+        ledger.record_artifact(one.merge_key, artifact, one.lineage, seconds=1.0)
+    ledger.record_job(searched)
+    ledger.ask_approval(found.request("f" * 64, 0, 1, "stronger"), "stronger")
+    wish, again = open_approval.fn("ffffffff", "reject")
+    assert (again, again.key) == (found, wish.job_key)
+    own = searched.request("d" * 64, 0, 1, "stronger")
+    ledger.decide(wish.job_key, "rejected", by="Ane", reason="")
+    ledger.ask_approval(own, "stronger")
+    assert open_approval.fn("dddddddd", "reject")[1] == searched
 
 
 def test_what_somebody_else_has_decided_meanwhile_is_not_published(ledger: Ledger, job: Job, waiting: str):
