@@ -24,7 +24,13 @@ from tasks.runs import is_transient
 from tasks.stage import REFERENCE, staged
 
 
-@task(name="examine-files", task_run_name="examine files of {job.name}", cache_policy=NO_CACHE)
+@task(
+    name="examine-files",
+    task_run_name="examine files of {job.name}",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=is_transient,
+)
 def examine_files(job: Job, digest: Digest) -> tuple[Examined, ...]:
     """Tokenizer, stop tokens and template beside the instruct parent's; every tensor's norm beside all parents'."""
     store, roles = open_store(), parent_roles(job.lineage)

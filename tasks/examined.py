@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.child import run_child
+from tasks.child import Event, run_child
 from tasks.domain.adapters import ADAPTER_CONFIG
+from tasks.domain.errors import InputError, TransientError
 from tasks.domain.examination import NORM, Examined, of_answers, of_file, of_language
 from tasks.domain.lineage import fingerprint
 from tasks.domain.models import Artifact, Digest, Evaluation, Item, Score
@@ -61,13 +62,7 @@ def norms_of(artifacts: Sequence[Artifact]) -> dict[Digest, dict[str, float]]:
     left = {one.folder: one.digest for one in artifacts if one.digest not in found}
     if not left:
         return found
-    told = run_child(
-        "tasks.engine.norms",
-        list(left),
-        deadline_seconds=settings().evaluate_deadline_seconds,
-        silence_seconds=settings().silence_seconds,
-        records=settings().children,
-    )
+    told = _read(list(left))
     for folder, digest in left.items():
         found[digest] = norms = {name: float(value) for name, value in told["norms"][folder].items()}
         if all(map(math.isfinite, norms.values())):  # what is broken is not a reference to anything
@@ -76,6 +71,23 @@ def norms_of(artifacts: Sequence[Artifact]) -> dict[Digest, dict[str, float]]:
             score = Score(benchmark="norms", metric=NORM, value=whole, stderr=0.0, n=len(items), items=items)
             ledger.record_evaluation(Evaluation(eval_key=keys[digest], artifact_digest=digest, scores=(score,)))
     return found
+
+
+def _read(folders: list[str]) -> Event:
+    """Norms by folder; TransientError where one went away meanwhile, since a base was packed or unpacked."""
+    try:
+        return run_child(
+            "tasks.engine.norms",
+            folders,
+            deadline_seconds=settings().evaluate_deadline_seconds,
+            silence_seconds=settings().silence_seconds,
+            records=settings().children,
+        )
+    except InputError as refusal:
+        gone = [folder for folder in folders if not Path(folder).is_dir()]
+        if not gone:
+            raise
+        raise TransientError(f"{', '.join(gone)} went away while its norms were read; try again") from refusal
 
 
 def answers_of(heard: Heard, parent: Heard, sources: Sequence[Source]) -> tuple[Examined, ...]:

@@ -37,7 +37,7 @@ class Heard(NamedTuple):
     """Sent now."""
 
 
-def hear(ready: Ready, sources: Sequence[Source], *, serving: Mapping[str, str] | None = None) -> Heard:
+def hear(ready: Ready, sources: Sequence[Source]) -> Heard:
     """What the model at ``ready`` says to ``sources``: from the ledger where it is, and what is missing asked now.
 
     Raises:
@@ -46,7 +46,7 @@ def hear(ready: Ready, sources: Sequence[Source], *, serving: Mapping[str, str] 
     """
     heard, artifact = Heard({}, {}, 0), open_store().get(ready.digest)
     for source in sources:
-        known = on_record(artifact, ready.serving if serving is None else serving, source)
+        known = on_record(artifact, ready.serving, source)
         if known is None:
             known = record(ready.model, _ask(ready, artifact, source))
             heard = heard._replace(requests=heard.requests + source.requests)

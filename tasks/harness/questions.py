@@ -37,13 +37,15 @@ class Source(NamedTuple):
 
     @property
     def digest(self) -> Digest:
-        """Of what is asked, and how long an answer may be."""
+        """Of what is asked, how long an answer may be, and whether it is told in which language it is."""
+        told = {"language": self.language} if self.kind == "chat" and self.language else {}  # of texts it always is
         return fingerprint(
             kind="examination",
             prompts=[list(one) for one in self.prompts],
             of=self.kind,
             tokens=CHAT_TOKENS if self.kind == "chat" else TEXT_TOKENS,
             version=1,
+            **told,
         )
 
     @property

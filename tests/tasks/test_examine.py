@@ -18,12 +18,13 @@ from tasks import doors
 from tasks.domain.adapters import base_name
 from tasks.domain.card import merge_config
 from tasks.domain.catalog import load_catalog
-from tasks.domain.errors import EndpointUnavailable
+from tasks.domain.errors import EndpointUnavailable, TransientError
 from tasks.domain.examination import Examined, refused
 from tasks.domain.models import Artifact
 from tasks.endpoints.protocol import Ready
 from tasks.engine.adapter import extract
 from tasks.engine.command_file import read_merge_file
+from tasks.examine import examine_files
 from tasks.examined import answers_of, files_of, norms_of
 from tasks.harness.questions import CHATS, TEXTS, sources_of
 from tasks.heard import hear, on_record
@@ -144,6 +145,24 @@ def test_a_parent_is_weighed_once_and_what_is_broken_is_no_reference(home: Path)
     assert doors.open_ledger().scores_of(parent.digest) == [], "it is no benchmark's score"
     shutil.rmtree(parent.folder)
     assert norms_of([parent])[parent.digest] == weights
+
+
+def test_a_parent_that_was_unpacked_meanwhile_is_read_again_and_holds_no_job(home: Path) -> None:
+    parent = adopt(MODELS / "llama-tiny-instruct-v2")
+    with pytest.raises(TransientError, match="went away while its norms were read"):
+        norms_of([parent.model_copy(update={"folder": str(home / "packed")})])
+    assert examine_files.retries == 1
+
+
+def test_a_gate_that_was_edited_finds_no_answers_on_record_whose_language_was_not_told(home: Path) -> None:
+    parent = adopt(MODELS / "llama-tiny-instruct-v2")
+    (asked,) = (one for one in SOURCES if one.name == "eu_chat")
+    told, said = asked._replace(language="eu", least=0.5), "Liburutegia liburuak gordetzeko eta irakurtzeko lekua da."
+    with speaking(text=said) as port:
+        for sources, languages in (((asked,), []), ((told,), ["eu"]), ((asked,), [])):
+            heard = hear(ready(parent, port), sources)
+            assert list(heard.languages) == languages
+            assert answers_of(heard, heard, sources)[-1].n == (CHATS if languages else 0)
 
 
 def test_answers_are_asked_once_and_judged_beside_the_parents(home: Path) -> None:
