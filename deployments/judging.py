@@ -17,6 +17,7 @@ from tasks.domain.errors import InputError
 from tasks.domain.examination import refused
 from tasks.domain.gate import CONTROL, Gate
 from tasks.domain.models import Artifact, Evaluation
+from tasks.domain.repeats import of_repeats
 from tasks.domain.replay import joined_for
 from tasks.domain.verdict import Verdict, judge_at, not_asked, with_examined
 from tasks.doors import open_ledger
@@ -26,6 +27,7 @@ from tasks.harness.questions import sources_of
 from tasks.harness.suite import known_benchmarks, requests_of
 from tasks.heard import Heard, hear, on_record
 from tasks.measuring import measured
+from tasks.repeats import items_of, repeated
 from tasks.scores import stored
 from tasks.settings import settings
 from tasks.store.ledger import Ledger
@@ -144,6 +146,7 @@ class _Judge:
     ) -> None:
         self._asked, self._gate, self._say = asked, gate, say
         self._candidate, self._parents, self._live, self._serving = candidate, parents, live, serving
+        self._family = family.family
         self._sources = sources_of(gate, family.targets[asked.target].languages)
         self.requests = {"examination": 0, "benchmarks": 0, "planned": sum(map(requests_of, gate.benchmarks))}
 
@@ -169,13 +172,16 @@ class _Judge:
                 for role, asked in wanted.items()
                 if asked
             }
+            first = self._measured("candidate", ready, self._gate.shares[:1])
+            again = repeated("candidate", self._family, ready, self._gate, first)
+            examined = (*examined, *of_repeats(self._gate, again, items_of(self._gate)))
             live = [self._scores("live model", one, self._gate.benchmarks, ready) for one in self._live]
             beside = live[0] if live else None
             scores, stop = looked(
                 "candidate",
                 self._gate,
                 lambda look: self._measured("candidate", ready, self._gate.shares[:look]),
-                self._measured("candidate", ready, self._gate.shares[:1]),
+                first,
                 parents,
                 beside,
             )

@@ -9,7 +9,7 @@ from prefect.states import Completed
 from flows.publish_model import publish_model
 from tasks.approve import how_it_stands, open_approval, record_decision
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
-from tasks.examine import examine_files, examine_served
+from tasks.examine import examine_files, examine_repeats, examine_served
 from tasks.judge import judge_candidate, show_decision, verdict_name
 from tasks.ledger import claimed
 from tasks.overview import reported
@@ -51,6 +51,7 @@ def approve_release(candidate: str, decision: Literal["publish", "reject"], by: 
         with staged(job.family, digest, job.channel, job.release.ref) as ready:
             examined = examine_served(job, ready, examine_files(job, digest))
             model, scores = evaluate_candidate(job, ready)
+            examined = (*examined, *examine_repeats(job, ready, scores))
             parents = evaluate_references(job, model)
             generation, live = evaluate_live(job, model)
             scores, stop = take_looks(job, ready, scores, parents, live)

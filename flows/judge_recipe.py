@@ -9,7 +9,7 @@ from tasks.domain.models import Digest
 from tasks.domain.records import JobOutcome
 from tasks.domain.verdict import Verdict
 from tasks.evaluate import evaluate_candidate, evaluate_live, evaluate_references
-from tasks.examine import examine_files, examine_served, refuse
+from tasks.examine import examine_files, examine_repeats, examine_served, refuse
 from tasks.judge import judge_candidate, verdict_name
 from tasks.merge import merge_on_gpu
 from tasks.promotions import published
@@ -50,6 +50,7 @@ def judge_recipe(job: Job, inputs: dict[str, Digest], fence: int, *, by_itself: 
         if refused(examined):
             return _refused(job, digest, fence, examined, dict(ready.serving))
         candidate, scores = evaluate_candidate(job, ready)
+        examined = (*examined, *examine_repeats(job, ready, scores))
         parents = evaluate_references(job, candidate)
         generation, live = evaluate_live(job, candidate)
         scores, stop = take_looks(job, ready, scores, parents, live)

@@ -10,7 +10,8 @@ from prefect.logging import get_run_logger
 from tasks.domain.examination import Examined
 from tasks.domain.jobs import Candidate, Job
 from tasks.domain.lineage import parent_roles
-from tasks.domain.models import Digest
+from tasks.domain.models import Digest, Evaluation
+from tasks.domain.repeats import of_repeats
 from tasks.domain.verdict import Verdict, not_asked
 from tasks.doors import open_catalog, open_ledger, open_store
 from tasks.endpoints.protocol import Ready
@@ -20,6 +21,7 @@ from tasks.harness.questions import Source, sources_of
 from tasks.heard import Heard, hear, on_record
 from tasks.judge import record_judged
 from tasks.packing import unpack_artifact
+from tasks.repeats import items_of, repeated
 from tasks.runs import is_transient
 from tasks.stage import REFERENCE, staged
 
@@ -60,6 +62,21 @@ def examine_served(job: Job, ready: Ready, files: Sequence[Examined]) -> tuple[E
     heard = hear_model(f"{job.name} (candidate)", ready, sources)
     found = (*files, *answers_of(heard, _parent(job, ready, sources), sources))
     _tell(job, found[len(files) :])
+    return found
+
+
+@task(
+    name="repeat",
+    task_run_name="A/A beside {job.name}",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=is_transient,
+)
+def examine_repeats(job: Job, ready: Ready, scores: Evaluation) -> tuple[Examined, ...]:
+    """Whether a model served so says the same twice: from the ledger, else asked now; ``scores``: the first time."""
+    gate = gate_of(job)
+    found = of_repeats(gate, repeated(job.name, job.family, ready, gate, scores), items_of(gate))
+    _tell(job, found)
     return found
 
 

@@ -59,7 +59,7 @@ def measure_missing(
     """One run of lm-eval; an evaluation for each benchmark, with what was scored before, and what it cost."""
     span = f"{after:g}:{until:g}"
     asked = [name for name in benchmarks if len(set(spanned(span, len(chosen(name))))) > 1]
-    measured = _ask(artifact, ready, asked, span) if asked else Measured((), {}, {})
+    measured = ask(artifact, ready, asked, span) if asked else Measured((), {}, {})
     found = {}
     for name in benchmarks:
         key, facts = key_of(artifact, ready.serving, name, until)
@@ -75,7 +75,8 @@ def measure_missing(
     return found
 
 
-def _ask(artifact: Artifact, ready: Ready, benchmarks: Sequence[str], span: str) -> Measured:
+def ask(artifact: Artifact, ready: Ready, benchmarks: Sequence[str], span: str) -> Measured:
+    """One run of lm-eval over the items between two shares; nothing of it is stored."""
     scratch = open_store().scratch(f"eval-{artifact.short}-{uuid4().hex[:8]}")
     out = scratch / "result.json"
     run_child(

@@ -101,7 +101,7 @@ def _stage_of(name: str) -> str | None:
         return word
     if word in ("evaluate", "reference"):
         return "evaluate" if "(candidate" in label else "references"
-    return "checks" if word == "examine" else "search" if word.startswith("search-recipe") else None
+    return "checks" if word in ("examine", "A/A") else "search" if word.startswith("search-recipe") else None
 
 
 def _together(spans: Sequence[tuple[datetime, datetime]]) -> float:

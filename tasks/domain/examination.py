@@ -33,12 +33,12 @@ class Examined(Noun):
 
     name: str
     """``tokenizer``, ``template``, ``stop_tokens``, ``norms``; ``empty``, ``endless``, ``loops``, ``leaks``,
-    ``thinks``, ``language``."""
+    ``thinks``, ``language``; ``repeats`` and ``noise:<benchmark>`` of A/A (``tasks.domain.repeats``)."""
     stage: Literal["files", "server"]
     ok: bool | None
     """None: it could not be told, which never passes."""
     value: float | None = None
-    """Share of the candidate's answers, 0 to 1; None for files."""
+    """Share of the candidate's answers, 0 to 1, of A/A what it says there; None for files."""
     parent: float | None = None
     """The instruct parent's share on the same prompts."""
     limit: float | None = None

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tasks.domain.errors import CatalogError
 from tasks.domain.examination import EXAMINED_REQUESTS
 from tasks.domain.gate import Check, Gate, expand
+from tasks.domain.repeats import REPEATED_REQUESTS
 
 Where = Callable[[tuple[str | int, ...]], str]
 
@@ -69,12 +70,13 @@ def _wrong_language(check: Check, languages: Sequence[str]) -> list[str]:
 
 def _too_many(gate: Gate, requests_of: Callable[[str], int]) -> list[str]:
     costs = {name: requests_of(name) for name in gate.benchmarks}
-    total = sum(costs.values()) + EXAMINED_REQUESTS
+    beside = EXAMINED_REQUESTS + REPEATED_REQUESTS
+    total = sum(costs.values()) + beside
     if total <= gate.max_requests:
         return []
     dearest = sorted(costs, key=lambda name: -costs[name])[:4]
     return [
-        f"its suites and {EXAMINED_REQUESTS} questions of the examination need {total} requests for one candidate,"
+        f"its suites and {beside} questions of the examination and of A/A need {total} requests for one candidate,"
         f" {gate.max_requests} are allowed; the dearest are"
         f" {', '.join(f'{name} ({costs[name]})' for name in dearest)}. Ask fewer items, or state max_requests"
     ]

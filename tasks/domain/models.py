@@ -91,8 +91,8 @@ class Score(Noun):
     """What lm-eval found for one benchmark on one model."""
 
     benchmark: str
-    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed", "share", "norm"]
-    """``share`` and ``norm`` are those of an examination (``tasks.domain.examination``)."""
+    metric: Literal["acc", "strict", "lenient", "bits_per_byte", "in_language", "followed", "share", "norm", "again"]
+    """The last three are no benchmark's: of an examination (``tasks.domain.examination``), and of A/A (``repeats``)."""
     value: float
     stderr: float
     n: int

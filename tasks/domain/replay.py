@@ -6,6 +6,7 @@ from itertools import pairwise
 from tasks.domain.gate import Gate
 from tasks.domain.looks import Stop, cut_to, items_at
 from tasks.domain.models import Digest, Evaluation, Item, Noun, Score
+from tasks.domain.repeats import held_to
 from tasks.domain.verdict import SAME_SETTINGS, Verdict, is_final, judge, with_examined
 
 Order = Callable[[Iterable[str]], Sequence[str]]
@@ -120,7 +121,7 @@ def replay(
     }
     live = before.live_digest and joined_for(gate, evaluations_of(before.live_digest), candidate.facts)
     after = judge_in_looks(gate, candidate, parents, live or None, order, requests_of)
-    after = with_examined(after, before.examined)  # which no gate's limits change
+    after = with_examined(after, held_to(gate, before.examined))
     measured = {score.benchmark for score in candidate.scores}
     return Replayed(
         family=family,

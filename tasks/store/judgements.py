@@ -12,6 +12,7 @@ from tasks.domain.errors import InputError
 from tasks.domain.examination import NORM, SHARE
 from tasks.domain.models import Digest, Evaluation, Item, Score
 from tasks.domain.records import Hold, JobEnd, JobOutcome, VerdictFact
+from tasks.domain.repeats import AGAIN
 from tasks.store.claims import require_fence
 from tasks.store.database import Database, among
 from tasks.store.tables import evaluations, holds, job_ends, scores, verdicts
@@ -69,7 +70,7 @@ class JudgementFacts(Database):
         asked = (
             select(*(scores.c[name] for name in names))
             .join(evaluations, evaluations.c.eval_key == scores.c.eval_key)
-            .where(evaluations.c.artifact_digest == artifact_digest, scores.c.metric.not_in((SHARE, NORM)))
+            .where(evaluations.c.artifact_digest == artifact_digest, scores.c.metric.not_in((SHARE, NORM, AGAIN)))
             .order_by(evaluations.c.at, evaluations.c.eval_key, scores.c.position)
         )
         with self._read() as connection:

@@ -12,6 +12,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, desc, exists, fun
 from tasks.domain.examination import NORM, SHARE
 from tasks.domain.models import Digest
 from tasks.domain.records import JobEnd, JobFact, PromotionFact, StageTimes, VerdictFact
+from tasks.domain.repeats import AGAIN
 from tasks.store.channels import promotion_of
 from tasks.store.database import Database
 from tasks.store.judgements import verdict_of
@@ -81,7 +82,9 @@ class _Clock:
         self._judged = first(verdicts.c.at, verdicts.c.job_key, verdicts.c.job_key.in_(ours))
         published = approvals.c.job_key.in_(ours), approvals.c.state == "published"
         self._approved = first(approvals.c.at, approvals.c.job_key, *published)
-        asked = exists().where(scores.c.eval_key == evaluations.c.eval_key, scores.c.metric.not_in((SHARE, NORM)))
+        asked = exists().where(
+            scores.c.eval_key == evaluations.c.eval_key, scores.c.metric.not_in((SHARE, NORM, AGAIN))
+        )
         self._evaluated = first(evaluations.c.at, evaluations.c.artifact_digest, asked)
         merged = select(merges.c.merge_key, merges.c.digest, merges.c.at).order_by(desc(merges.c.at))
         self._merged = {row.merge_key: (row.digest, row.at) for row in connection.execute(merged)}  # the first stays

@@ -32,7 +32,7 @@ TASKS = {
     **dict.fromkeys(("dispatch", "report-plan", "show-pages", "report-calls"), RELEASE),
     # a job
     **dict.fromkeys(("open-job", "reserve-room", "fetch", "merge", "graft", "evaluate", "judge", "explain"), RELEASE),
-    **dict.fromkeys(("record-outputs", "examine-files", "examine"), RELEASE),
+    **dict.fromkeys(("record-outputs", "examine-files", "examine", "repeat"), RELEASE),
     "refuse": IN_A_TEST_OF_ITS_OWN,  # the matrix' releases are good
     **dict.fromkeys(("switch", "confirm", "announce", "end-job"), RELEASE),
     **dict.fromkeys(("stage", "verify", "warm", "canary", "drain", "show-promotion"), RELEASE),

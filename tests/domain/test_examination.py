@@ -145,7 +145,7 @@ def test_the_examination_is_part_of_the_budget() -> None:
     def where(_: object) -> str:
         return "gate.yaml: 1"
 
-    tight = GATE.model_copy(update={"max_requests": 100})
+    tight = GATE.model_copy(update={"max_requests": 170})
     assert fit_gate(tight, where, ["eu"], requests_of=lambda _: 40) == tight
-    with pytest.raises(CatalogError, match="60 questions of the examination need 101 requests"):
+    with pytest.raises(CatalogError, match="130 questions of the examination and of A/A need 171 requests"):
         fit_gate(tight, where, ["eu"], requests_of=lambda _: 41)

@@ -113,10 +113,11 @@ def test_a_language_that_a_target_lacks_is_refused(load: Load, tmp_path: Path) -
 def test_more_requests_than_the_budget_are_refused_and_the_dearest_named(load: Load, tmp_path: Path) -> None:
     (problem,) = refused(load, tmp_path, CHAT, GAIN, RETENTION, max_requests=600)
     assert problem.startswith(
-        "3: checks: its suites and 60 questions of the examination need 705 requests for one candidate, 600 are allowed;"
+        "3: checks: its suites and 130 questions of the examination and of A/A need 775 requests for one candidate,"
+        " 600 are allowed;"
     )
     assert "eu_chat (300), gl_chat (300), eu_mc (15)" in problem
-    assert gate_for(load(CHAT, GAIN, RETENTION, max_requests=705), "both").max_requests == 705
+    assert gate_for(load(CHAT, GAIN, RETENTION, max_requests=775), "both").max_requests == 775
 
 
 def test_the_budget_is_1500_requests_if_none_is_stated(load: Load) -> None:
