@@ -222,4 +222,4 @@ def test_a_ledger_that_broke_a_promise_would_be_found(tmp_path, broken, monkeypa
     made = iter(range(10**6))
     first_is_enough = {"phases": [Phase.generate], "database": None, "report_multiple_bugs": False}
     with pytest.raises(AssertionError):
-        promises(lambda: f"sqlite:///{tmp_path / f'{next(made)}.db'}", examples=15, **first_is_enough)
+        promises(lambda: f"sqlite:///{tmp_path / f'{next(made)}.db'}", examples=100, **first_is_enough)

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from tasks.domain.errors import InputError, ModelRefused
 from tasks.domain.models import Evaluation
 from tasks.domain.records import MergeCost
+from tasks.domain.search import SearchFact
 from tasks.store.tables import FACTS
 
 
@@ -227,6 +228,15 @@ def test_no_fact_can_be_changed_or_deleted(ledger, samples):
     ledger.record_outputs(samples.outputs(-2.0))
     ledger.record_audit(samples.audit("eu", 1))
     ledger.record_step("eu", "warm", ended="done", seconds=0.1, generation=1, digest=samples.digest("merged"))
+    ledger.record_hearing(samples.digest("heard"), samples.digest("merged"), [1.5])
+    search = {
+        "key": samples.digest("search"),
+        "job_key": samples.job().key,
+        "chosen": None,
+        "tried": (),
+        "said": "none",
+    }
+    ledger.record_search(SearchFact(**search))
     for fact in FACTS:
         before = _rows(ledger, fact)
         assert before, f"{fact} holds nothing to try on"
