@@ -230,7 +230,8 @@ def test_a_subflow_run_whose_parent_has_ended_is_a_crash(
         subflows[name] = client.create_flow_run(
             publish_model, parameters={}, parent_task_run_id=step.id, state=Running()
         )
-    (told,) = look(monkeypatch)
+    # On a busy machine runs of the tests before may be found silent by now, and are told too.
+    (told,) = [one for one in look(monkeypatch) if "its parent run" in one]
     assert told.endswith("its parent run ended as Crashed")
     found = {name: state_of(client, run) for name, run in subflows.items()}
     assert found == {"of a dead one": "CRASHED", "of a living one": "RUNNING"}
