@@ -78,7 +78,8 @@ def test_equal_answers_have_a_width_and_fewer_of_them_more() -> None:
 def test_each_task_weighs_the_same_and_chance_is_taken_out() -> None:
     half = stratum(items([1] * 60 + [0] * 40), items([0] * 60 + [0] * 40), 0.5)
     none = stratum(items([1] * 1000), items([1] * 1000), 0.0)
-    assert half is not None and none is not None
+    assert half is not None
+    assert none is not None
     assert half.mean == pytest.approx(0.6 / 0.5)
     assert Pooled((half, none)).mean == pytest.approx(0.6)
 
@@ -86,7 +87,8 @@ def test_each_task_weighs_the_same_and_chance_is_taken_out() -> None:
 def test_items_of_one_cluster_count_less_than_items_by_themselves() -> None:
     ours, theirs = [1, 1, 1, 1, 0, 0, 0, 0] * 30, [0, 0, 0, 0, 0, 0, 0, 0] * 30
     alone, grouped = stratum(items(ours), items(theirs), 0.25), stratum(items(ours, 4), items(theirs, 4), 0.25)
-    assert alone is not None and grouped is not None
+    assert alone is not None
+    assert grouped is not None
     assert (alone.units, grouped.units) == (240, 60)
     assert grouped.effect == pytest.approx(4.0, rel=0.05)
     assert Pooled((grouped,)).lower() < Pooled((alone,)).lower()
