@@ -11,6 +11,7 @@ from tasks.domain.findings import ENOUGH_APART, compare
 from tasks.domain.gate import Check, Gate
 from tasks.domain.models import Evaluation, Item, Score
 from tasks.domain.retention import retention
+from tasks.domain.slices import METRIC as POOLED
 from tasks.domain.statistics import Difference, Interval, is_binary, quantile, wilson
 from tasks.domain.verdict import Row, Verdict
 
@@ -79,7 +80,7 @@ def behind(evaluations: Sequence[Evaluation], verdict: Verdict, role: str) -> Ev
     told: dict[tuple[str, str], float] = {}
     for row in verdict.rows:
         value = {"candidate": row.score, "live": row.live, **row.parents}.get(role)
-        if value is not None:
+        if value is not None and row.metric != POOLED:  # which no evaluation holds
             told[row.benchmark, row.metric] = value
     found: dict[tuple[str, str], tuple[Evaluation, Score]] = {
         (score.benchmark, score.metric): (one, score)

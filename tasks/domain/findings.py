@@ -23,6 +23,7 @@ from tasks.domain.statistics import (
     unpaired_contrast,
     unpaired_difference,
 )
+from tasks.domain.statistics_pooled import Pooled
 
 _WORDS: dict[str, dict[bool | None, str]] = {
     "drop": {
@@ -160,7 +161,7 @@ def _gain(
 _UNCLEAR = "which can be neither shown nor ruled out with these items"
 
 
-def judged(difference: Difference, limit: float, levels: Levels) -> tuple[bool | None, str]:
+def judged(difference: Difference | Pooled, limit: float, levels: Levels) -> tuple[bool | None, str]:
     """Whether ``difference`` is above ``limit``, and in words why it was given up, if it was."""
     # The spread of a few clusters, or of a few sums of three marks, is hardly known: they decide nothing by a part.
     if (

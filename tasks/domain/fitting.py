@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from tasks.domain.errors import CatalogError
 from tasks.domain.examination import EXAMINED_REQUESTS
-from tasks.domain.gate import Check, Gate, expand
+from tasks.domain.gate import PLACEHOLDER, Check, Gate, expand
 from tasks.domain.repeats import REPEATED_REQUESTS
+from tasks.domain.slices import checks_of
 
 Where = Callable[[tuple[str | int, ...]], str]
 
@@ -46,6 +47,11 @@ def fit_gate(
                 )
                 problems.append(f"{place}: no suite defines {one.benchmark}{filled}. Known: {', '.join(sorted(known))}")
             problems += [f"{place}: {said}" for said in _wrong_language(one, languages)]
+    for name, pooled in gate.slices.items():
+        for found in checks_of(gate, pooled):
+            if found is not None and found.language is None and PLACEHOLDER not in found.benchmark:
+                alike = found.model_copy(update={"max_drop": pooled.max_drop, "min_gain": pooled.min_gain})
+                problems += [f"{where(('slices', name))}: {said}" for said in _wrong_language(alike, languages)]
     try:
         fitted = gate.expanded(languages)
     except ValidationError as error:

@@ -22,7 +22,8 @@ correction for the number of checks is due. ``critical`` decides nothing here: i
 is compared with the live model (``tasks.domain.verdict``).
 
 ``tier`` says what a check is for: ``critical`` and ``supporting`` ones decide, an ``advisory`` one is shown and decides
-nothing. With ``sequential`` the candidate is judged after a part of its items (``tasks.domain.looks``).
+nothing. With ``sequential`` the candidate is judged after a part of its items (``tasks.domain.looks``). ``slices``
+limit several benchmarks together (``tasks.domain.slices``).
 
 A gate file serves many targets: ``{language}`` in a benchmark's name stands for each language of the target
 (``tasks.domain.fitting``).
@@ -39,6 +40,7 @@ from tasks.domain.errors import CatalogError, UnknownBenchmark
 from tasks.domain.lineage import fingerprint
 from tasks.domain.looks import Sequential
 from tasks.domain.models import Digest, Noun
+from tasks.domain.slices import Slice, checks_of, expanded_slices, wrong_slices
 
 Metric = Literal["acc", "strict", "bits_per_byte", "in_language"]
 Rule = Literal["confident", "point"]
@@ -184,6 +186,8 @@ class Gate(Noun):
     """Budget of HTTP requests for one candidate; suites that need more are refused when the catalog is read."""
     sequential: Sequential | None = None
     """When the candidate is judged before all items are there; None: once, with all."""
+    slices: Mapping[str, Slice] = Field(default_factory=dict)
+    """Name to a limit on several benchmarks together."""
 
     def digest(self) -> Digest:
         """Changes with every limit; not with the order of checks. A changed gate makes a new verdict due.
@@ -192,7 +196,11 @@ class Gate(Noun):
         """
         stated = (c.model_dump(exclude_defaults=True) for c in self.checks)
         checks = sorted(stated, key=lambda c: (c["benchmark"], c["metric"]))
-        later = {} if self.sequential is None else {"sequential": self.sequential.model_dump(mode="json")}
+        later: dict[str, Any] = {}
+        if self.sequential is not None:
+            later["sequential"] = self.sequential.model_dump(mode="json")
+        if self.slices:
+            later["slices"] = {name: one.model_dump(exclude_defaults=True) for name, one in self.slices.items()}
         return fingerprint(kind="gate", name=self.name, rule=self.rule, checks=checks, **later)
 
     @property
@@ -207,21 +215,29 @@ class Gate(Noun):
 
     def benchmarks_of(self, role: str) -> tuple[str, ...]:
         """What a parent has to be measured on; nothing for a tuned base that no check is about."""
-        return tuple(dict.fromkeys(c.benchmark for c in self.checks if c.concerns(role)))
+        pooled = {
+            c.benchmark
+            for one in self.slices.values()
+            for c in checks_of(self, one)
+            if c is not None and role in {c.parent(name, [role]) for name in one.roles}
+        }
+        return tuple(dict.fromkeys(c.benchmark for c in self.checks if c.concerns(role) or c.benchmark in pooled))
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The parents that some check compares with."""
-        return tuple(sorted({role for c in self.checks for role in c.roles}))
+        limits: list[Check | Slice] = [*self.checks, *self.slices.values()]
+        return tuple(sorted({role for one in limits for role in one.roles}))
 
-    def expanded(self, languages: Iterable[str]) -> "Gate":
+    def expanded(self, languages: Collection[str]) -> "Gate":
         """The gate of a target: each check with ``{language}`` once for each of ``languages``.
 
         Raises:
             ValidationError: if two checks become the same.
         """
         checks = [one.model_dump() for check in self.checks for one in expand(check, languages)]
-        return Gate.model_validate({**self.model_dump(), "checks": checks})
+        slices = {name: one.model_dump() for name, one in expanded_slices(self.slices, languages).items()}
+        return Gate.model_validate({**self.model_dump(), "checks": checks, "slices": slices})
 
     @model_validator(mode="after")
     def _checks_are_of_use(self) -> "Gate":
@@ -233,7 +249,7 @@ class Gate(Noun):
             raise ValueError(f"checked twice: {', '.join(twice)}. Join their limits in one check")
         if self.rule == "point" and self.sequential is not None:
             raise ValueError("sequential with rule point: point values know no uncertainty to stop by. Use confident")
-        if not any(c.critical for c in self.checks):
+        if not any(c.critical for c in self.checks) and not any(one.critical for one in self.slices.values()):
             raise ValueError("no check is critical: no candidate could ever be stronger than the live model. Mark some")
         return self
 
@@ -270,6 +286,8 @@ def parse_gate(
     except ValidationError as error:
         problems = [_in_words(where, e["loc"], e["type"], e["msg"], e.get("input")) for e in error.errors()]
         raise CatalogError(f"{file}: not a valid gate", problems=problems) from error
+    if wrong := [f"{_place(where, loc)}: {said}" for loc, said in wrong_slices(gate, ROLES)]:
+        raise CatalogError(f"{file}: not a valid gate", problems=wrong)
     unknown = [b for b in gate.benchmarks if b not in known and PLACEHOLDER not in b] if known is not None else []
     if known is not None and unknown:
         raise UnknownBenchmark(
@@ -284,13 +302,20 @@ def parse_gate(
 def _in_words(
     where: str | Callable[[tuple[str | int, ...]], str], loc: tuple[int | str, ...], kind: str, message: str, value: Any
 ) -> str:
-    key = ""
-    for part in loc:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
-    place = (key or "gate") if isinstance(where, str) else where(loc)
+    place = _place(where, loc)
     if kind == "extra_forbidden":
-        known = Gate.model_fields if len(loc) == 1 else Check.model_fields
-        known = Sequential.model_fields if loc[0] == "sequential" else known
+        known = dict(Gate.model_fields if len(loc) == 1 else Check.model_fields)
+        known = {"sequential": Sequential.model_fields, "slices": Slice.model_fields}.get(str(loc[0]), known)
         return f"{place}: unknown key; known here: {', '.join(known)}"
     shown = "" if kind in ("missing", "value_error") else f" (found {value!r})"
     return f"{place}: {message.removeprefix('Value error, ')}{shown}"
+
+
+def _place(where: str | Callable[[tuple[str | int, ...]], str], loc: tuple[int | str, ...]) -> str:
+    """File, line and key; the key alone where only the file's name is known."""
+    if not isinstance(where, str):
+        return where(loc)
+    key = ""
+    for part in loc:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key or "gate"

@@ -15,6 +15,7 @@ from tasks.domain.findings import ENOUGH_APART, ENOUGH_GROUPS, compare, kept_gai
 from tasks.domain.gate import Check, Gate
 from tasks.domain.looks import ALPHA
 from tasks.domain.models import Score
+from tasks.domain.slice_lint import lint_slices
 from tasks.domain.statistics import Difference
 from tasks.domain.statistics_paired import detectable, items_needed, power
 from tasks.domain.statistics_power import detectable_of, items_needed_of, power_of, scaled
@@ -80,7 +81,7 @@ def lint(
             found.append(_margin(check, role, margin, n, [compare(check, *pair) for pair in pairs], spent))
         if check.keep_gain is not None:
             found.append(_gain(check, check.keep_gain, n, known, spent))
-    return tuple(found)
+    return (*found, *lint_slices(gate, items_of, on_record))
 
 
 def _pair(check: Check, one: Trio, role: str) -> tuple[Score, Score] | None:

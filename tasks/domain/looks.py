@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from tasks.domain.models import Noun, Score
 from tasks.domain.statistics import Difference, Interval, mean_and_stderr
+from tasks.domain.statistics_pooled import Pooled
 
 ALPHA = 0.05
 """One-sided error of each check."""
@@ -121,7 +122,7 @@ def cut_to(theirs: Score, ours: Score) -> Score:
     )
 
 
-def chance_to_pass(difference: Difference, limit: float, levels: Levels) -> float:
+def chance_to_pass(difference: Difference | Pooled, limit: float, levels: Levels) -> float:
     """Predictive power: how likely all items show a difference above ``limit``, as far as these say.
 
     Under a flat prior the last score is normal with mean ``z / sqrt(t)`` and variance ``(1 - t) / t``, ``z`` being the

@@ -33,12 +33,12 @@ def score(won: float, lost: float, n: int, limit: float = 0.0) -> float:
     if limit > 0:  # seen from the other model, so that the difference asked about is never above 0
         return -score(lost, won, n, -limit)
     margin = -limit
-    least = _least_share(won, lost, n, margin)
+    least = least_share(won, lost, n, margin)
     variance = n * (2 * least + margin * (1 - margin))
     return 0.0 if variance <= 0 else (won - lost + n * margin) / math.sqrt(variance)
 
 
-def _least_share(won: float, lost: float, n: int, margin: float) -> float:
+def least_share(won: float, lost: float, n: int, margin: float) -> float:
     """The likeliest share that only the first model has right, if the second's is greater by ``margin``."""
     b = (won + lost) * (1 - margin) - 2 * margin * (n - lost)
     return max(0.0, (b + math.sqrt(b * b + 8 * n * won * margin * (1 - margin))) / (4 * n))
@@ -131,7 +131,7 @@ def power(n: int, margin: float, discordance: float, alpha: float = 0.05, gain: 
     if n < EXACT_BELOW:
         return _exact_power(n, -margin, threshold, won_share, discordance - won_share)
     # The score's own variance at the limit, with the shares that this truth would be taken for there.
-    least = _least_share(n * won_share, n * (discordance - won_share), n, margin)
+    least = least_share(n * won_share, n * (discordance - won_share), n, margin)
     at_limit = math.sqrt((2 * least + margin * (1 - margin)) / n)
     spread = math.sqrt(max(discordance - gain * gain, 1e-12) / n)
     return NormalDist().cdf((gain + margin - threshold * at_limit) / spread)

@@ -16,6 +16,8 @@ from tasks.domain.findings import Finding, compare, findings
 from tasks.domain.gate import Check, Gate, Rule
 from tasks.domain.looks import WHOLE, Levels, Stop
 from tasks.domain.models import Digest, Evaluation, Noun, Score
+from tasks.domain.slice_findings import against, look_at
+from tasks.domain.slices import METRIC, Slice
 
 Outcome = Literal["passed", "rejected", "undecided"]
 
@@ -95,7 +97,10 @@ def judge(
             suite or serving image. All such problems are listed.
     """
     _refuse_unlike(gate, candidate, {**parents, **({"live": live} if live else {})}, levels)
-    rows = tuple(_row(check, gate.rule, candidate, parents, live, levels) for check in gate.checks)
+    rows = (
+        *(_row(check, gate.rule, candidate, parents, live, levels) for check in gate.checks),
+        *(_slice_row(gate, name, one, candidate, parents, live, levels) for name, one in gate.slices.items()),
+    )
     oks, gated = [row.ok for row in rows], sum(row.gated for row in rows)
     outcome: Outcome = "rejected" if False in oks else "undecided" if None in oks or not gated else "passed"
     reasons = [f"{row.benchmark}: {row.reason}." for row in rows if row.ok is not True]
@@ -154,8 +159,8 @@ def not_asked(
     """The verdict on a candidate that was refused before any benchmark was asked."""
     rows = tuple(
         Row(
-            benchmark=check.benchmark,
-            metric=check.metric,
+            benchmark=name,
+            metric=metric,
             critical=check.critical,
             score=None,
             stderr=None,
@@ -166,7 +171,10 @@ def not_asked(
             ok=None,
             reason="not asked",
         )
-        for check in gate.checks
+        for name, metric, check in (
+            *((check.benchmark, check.metric, check) for check in gate.checks),
+            *((name, METRIC, one) for name, one in gate.slices.items()),
+        )
     )
     told = f"Refused before its benchmarks: none of the {len(gate.benchmarks)} of gate {gate.name} was asked."
     verdict = Verdict(
@@ -251,6 +259,35 @@ def _row(
     )
 
 
+def _slice_row(
+    gate: Gate,
+    name: str,
+    one: Slice,
+    candidate: Evaluation,
+    parents: Mapping[str, Evaluation],
+    live: Evaluation | None,
+    levels: Levels,
+) -> Row:
+    seen = look_at(gate, one, candidate, parents, live, levels)
+    oks = [f.ok for f in seen.findings]
+    ok = False if False in oks else None if None in oks else True
+    return Row(
+        benchmark=name,
+        metric=METRIC,
+        critical=one.critical,
+        score=seen.score,
+        stderr=seen.stderr,
+        n=seen.n,
+        limit=one.limit,
+        parents=seen.parents,
+        live=seen.live,
+        ok=ok,
+        reason="; ".join(f.text for f in seen.findings if f.ok is ok),
+        gated=any(f.gated for f in seen.findings),
+        not_gated=tuple(f.text for f in seen.findings if not f.gated),
+    )
+
+
 def _against_live(
     gate: Gate, candidate: Evaluation, live: Evaluation | None, levels: Levels
 ) -> tuple[bool | None, list[str]]:
@@ -261,7 +298,8 @@ def _against_live(
         return False, [f"The candidate is the live model {name} itself."]
     worse, better = [], []
     critical = [check for check in gate.checks if check.critical]
-    sure, corrected = 1 - levels.to_pass, 1 - levels.to_pass / len(critical)
+    pooled = {name: one for name, one in gate.slices.items() if one.critical}
+    sure, corrected = 1 - levels.to_pass, 1 - levels.to_pass / (len(critical) + len(pooled))
     for check in critical:
         ours, theirs = _find(candidate, check), _find(live, check)
         if ours is None or theirs is None:
@@ -275,6 +313,15 @@ def _against_live(
         elif gain.lower(corrected) > 0:
             said = f"{check.benchmark} {ours.value:.3f} against {theirs.value:.3f}"
             better.append(f"{said} (lower bound {gain.lower(corrected):+.3f})")
+    for slice_name, one in pooled.items():
+        mean = against(gate, one, candidate, live)
+        if isinstance(mean, str):
+            worse.append(f"{slice_name}: {mean}")
+        elif not mean.lower(sure) > -one.live_tolerance:
+            said = f"{slice_name} {mean.mean:+.3f} in the mean (lower bound {mean.lower(sure):+.3f}"
+            worse.append(f"{said}, tolerance {one.live_tolerance:g})")
+        elif mean.lower(corrected) > 0:
+            better.append(f"{slice_name} {mean.mean:+.3f} (lower bound {mean.lower(corrected):+.3f})")
     reasons = [f"Against live {name}, not shown to hold its level: {'; '.join(worse)}."] if worse else []
     if better:
         reasons.append(f"Against live {name}, better on: {'; '.join(better)}.")

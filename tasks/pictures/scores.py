@@ -27,6 +27,7 @@ KINDS = {
     "strict": "Chat: right, and in the format that was asked for (share)",
     "in_language": "Chat: answered in the language that was asked for (share)",
     "acc": "Multiple choice: right (share)",
+    "pooled": "Slices: chance-adjusted mean of several benchmarks",
     "bits_per_byte": "Text: bits per byte (fewer is better)",
 }
 """Metric -> heading, in the order of the panels; a metric that is not here comes last, under its own name."""

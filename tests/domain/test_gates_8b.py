@@ -94,6 +94,18 @@ def test_what_may_be_lost_of_a_published_gain_can_be_carried(benchmark: str, ins
     assert f"= {lost:.3f}".replace("0.", ".") in line
 
 
+def test_the_slices_of_the_basque_gate_are_explained_with_the_linters_figures() -> None:
+    head = (GATES / "eu-8b.yaml").read_text("utf-8")
+    found = {row.slice: row for row in lint(gate_of("eu"), items_of, lambda check: []) if row.metric == "pooled"}
+    assert set(found) == {"eu.knowledge", "eu.reading", "en.general"}
+    for name, row in found.items():
+        assert row.margin is not None
+        assert row.detectable is not None
+        assert row.margin >= 1.3 * row.detectable
+        explained = head.split(f"#     {name} ")[1].split("needed ")[1]
+        assert explained.startswith(f"{1.3 * row.detectable:.3f}"[1:]), (name, 1.3 * row.detectable)
+
+
 def test_without_prepared_data_a_target_with_such_a_gate_is_refused_with_what_to_run(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("data")
     bare = Path(shutil.copytree(SUITES, tmp_path / "suites", ignore=ignored))
