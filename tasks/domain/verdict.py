@@ -157,6 +157,8 @@ def not_asked(
     gate: Gate, candidate: Digest, parents: Mapping[str, Digest], live: Digest | None, examined: Sequence[Examined]
 ) -> Verdict:
     """The verdict on a candidate that was refused before any benchmark was asked."""
+    asked: list[tuple[str, str, Check | Slice]] = [(one.benchmark, one.metric, one) for one in gate.checks]
+    asked += [(name, METRIC, one) for name, one in gate.slices.items()]
     rows = tuple(
         Row(
             benchmark=name,
@@ -171,10 +173,7 @@ def not_asked(
             ok=None,
             reason="not asked",
         )
-        for name, metric, check in (
-            *((check.benchmark, check.metric, check) for check in gate.checks),
-            *((name, METRIC, one) for name, one in gate.slices.items()),
-        )
+        for name, metric, check in asked
     )
     told = f"Refused before its benchmarks: none of the {len(gate.benchmarks)} of gate {gate.name} was asked."
     verdict = Verdict(
