@@ -9,8 +9,9 @@ half an item added to each cell (Agresti and Min, Statistics in Medicine 24, 200
 interval of width 0. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2, 1946, p. 110.
 
 The half items alone, without the variance at the limit, passed up to .064 of models at the margin in 3 x 60 and .087
-in 2 x 100; both together .051 (``tests/domain/test_statistics_pooled.py``). Items of one cluster are right or wrong
-together: a stratum's variance is multiplied by its design effect, never less than 1. Standard library only.
+in 2 x 100; both together never above .055 (``tests/domain/test_statistics_pooled.py``). Items of one cluster are
+right or wrong together: a stratum's variance is multiplied by its design effect, never less than 1.
+Standard library only.
 """
 
 import math
