@@ -37,6 +37,8 @@ def main() -> None:
         page.close()
         page = open_page(browser, f"{report['ui']}{decision}", 1500)
         page.get_by_role("heading", name="Against each reference").wait_for()
+        # Below the command that takes it back, which names a folder of this machine.
+        page.get_by_role("heading", name="Languages by slices").evaluate("heading => heading.scrollIntoView()")
         page.wait_for_timeout(2000)
         page.screenshot(path=asked.to / "decision.png")
         browser.close()
