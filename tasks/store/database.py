@@ -5,7 +5,9 @@ One writer at a time, on both databases: SQLite's BEGIN IMMEDIATE, and on Postgr
 """
 
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -190,11 +192,26 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver would begin by itself, too late and never IMMEDIATE
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = FULL")  # a promotion that was told to somebody survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE would slip past the triggers on facts
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    # Of two processes that open a new file at once, the later is told "locked" without having waited: to change the
+    # journal it raises a read lock that it holds, and SQLite calls no busy handler there, for fear of a deadlock.
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what the extended code adds to it
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:
