@@ -9,18 +9,24 @@ half an item added to each cell (Agresti and Min, Statistics in Medicine 24, 200
 interval of width 0. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2, 1946, p. 110.
 
 The half items alone, without the variance at the limit, passed up to .064 of models at the margin in 3 x 60 and .087
-in 2 x 100; both together never above .055 (``tests/domain/test_statistics_pooled.py``). Items of one cluster are
-right or wrong together: a stratum's variance is multiplied by its design effect, never less than 1.
+in 2 x 100; both together never above .055 (``tests/domain/test_statistics_pooled.py``).
+
+Items of one cluster are right or wrong together, in four places: the variance is multiplied by the design effect; the
+half items weigh as much as the effect; the variance is never below that of whole clusters that are lost at the limit's
+rate, since of 50 clusters one that all is lost in may not be among the drawn ones; and the quantile is widened for a
+skew to the worse side by Hall's transformation (J. R. Stat. Soc. B 54, 1992, p. 221). Clusters of unlike sizes count
+as Kish's ``n^2 / sum(size^2)``. The design effect alone passed up to .17 of models at the margin (BENCHMARKS.md).
 Standard library only.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 from tasks.domain.models import Item
-from tasks.domain.statistics import discordant, is_binary, paired_difference, quantile
+from tasks.domain.statistics import discordant, hall, is_binary, paired_difference, quantile
 from tasks.domain.statistics_paired import least_share
 
 LEAST_UNITS = 30
@@ -37,11 +43,13 @@ class Stratum(NamedTuple):
     """Items that only theirs has right."""
     n: int
     units: int
-    """Clusters, or items where each stands for itself."""
+    """Clusters, as many as ones of like size would be; items where each stands for itself."""
     effect: float = 1.0
     """Variance of the difference over what it would be without clusters; at least 1."""
     scale: float = 1.0
     """``1 / (1 - chance)``."""
+    third: float = 0.0
+    """Third central moment of ``(won - lost) / n`` that the clusters show; 0 without clusters."""
 
     @property
     def mean(self) -> float:
@@ -52,10 +60,17 @@ class Stratum(NamedTuple):
         """Of ``mean``, if the truth were the observed one moved ``by`` a chance-adjusted amount."""
         true = min(1.0, max(-1.0, (self.won - self.lost) / self.n + by / self.scale))
         won, lost = (self.lost, self.won) if true > 0 else (self.won, self.lost)
-        margin, n = abs(true), self.n + 4 * _HALF
+        margin, half = abs(true), _HALF * self.effect
+        n = self.n + 4 * half
         at_limit = (2 * least_share(won, lost, self.n, margin) + margin * (1 - margin)) / self.n
-        smoothed = ((won + lost + 2 * _HALF) / n - ((won - lost) / n) ** 2) / n
-        return self.effect * self.scale**2 * max(at_limit, smoothed)
+        smoothed = ((won + lost + 2 * half) / n - ((won - lost) / n) ** 2) / n
+        whole = margin * (1 - margin) / self.units
+        return self.scale**2 * max(self.effect * at_limit, self.effect * smoothed, whole)
+
+    @property
+    def turned(self) -> "Stratum":
+        """The other model against this one."""
+        return self._replace(won=self.lost, lost=self.won, third=-self.third)
 
 
 class Pooled(NamedTuple):
@@ -105,12 +120,14 @@ class Pooled(NamedTuple):
 
     def upper(self, confidence: float = 0.95, at: float = 0.0) -> float:
         """One-sided upper bound; ``at`` as for ``lower``."""
-        turned = Pooled(tuple(one._replace(won=one.lost, lost=one.won) for one in self.strata))
-        return -turned.lower(confidence, -at)
+        return -Pooled(tuple(one.turned for one in self.strata)).lower(confidence, -at)
 
     def _is_above(self, limit: float, confidence: float) -> bool:
         variance, degrees = self._variance(limit)
-        return (self.mean - limit) / math.sqrt(variance) > quantile(confidence, degrees)
+        third = math.fsum((one.scale / len(self.strata)) ** 3 * one.third for one in self.strata)
+        # A skew to the better side would make the bound narrower, on the word of few clusters: not believed.
+        wide = hall(quantile(confidence, degrees), min(0.0, third / variance**1.5))
+        return (self.mean - limit) / math.sqrt(variance) > wide
 
     def _variance(self, limit: float) -> tuple[float, int]:
         """Of the mean if it were ``limit``, and its degrees of freedom after Satterthwaite."""
@@ -135,8 +152,15 @@ def stratum(ours: Sequence[Item], theirs: Sequence[Item], chance: float) -> Stra
     alone = ((won + lost) / found.n - ((won - lost) / found.n) ** 2) / found.n
     effect = max(1.0, found.stderr**2 / alone) if found.clusters and alone > 0 else 1.0
     if found.clusters and alone <= 0:  # nothing differs, so nothing tells how alike a cluster's items are
-        effect = found.n / found.clusters
-    return Stratum(won, lost, found.n, found.clusters or found.n, effect, 1 / (1 - chance))
+        effect = found.n / _like_sized(ours)
+    third = found.skew * found.stderr**3 if found.clusters else 0.0
+    return Stratum(won, lost, found.n, _like_sized(ours), effect, 1 / (1 - chance), third)
+
+
+def _like_sized(items: Sequence[Item]) -> int:
+    """Kish's number of clusters: as many of like size would say as much."""
+    sizes = Counter(("cluster", one.cluster) if one.cluster else ("item", one.item_id) for one in items)
+    return max(1, int(len(items) ** 2 / sum(size**2 for size in sizes.values())))
 
 
 def power(strata: Sequence[Stratum], margin: float, alpha: float) -> float:

@@ -54,6 +54,66 @@ def test_a_model_at_the_margin_passes_no_more_often_than_it_may(
     assert rate(n, drops, discordance, 0.05, margin, chances) <= 0.05 + 0.005 + NOISE
 
 
+def clustered(
+    rng: np.random.Generator, clusters: int, size: int, shares: tuple[float, float], alike: float, draws: int
+):
+    """Won and lost items by cluster, (draws, clusters) each: Dirichlet-multinomial with correlation ``alike``."""
+    mean = np.array([*shares, 1 - sum(shares)])
+    if alike == 1:
+        counts = rng.multinomial(1, mean, (draws, clusters)) * size
+        return counts[..., 0].astype(float), counts[..., 1].astype(float)
+    chances = rng.gamma(np.maximum(mean * (1 - alike) / alike, 1e-12), size=(draws, clusters, 3)) + 1e-300
+    counts = rng.multinomial(size, chances / chances.sum(-1, keepdims=True))
+    return counts[..., 0].astype(float), counts[..., 1].astype(float)
+
+
+def strata_of(won: np.ndarray, lost: np.ndarray, size: int) -> list[Stratum]:
+    """What ``stratum`` finds in such items, for all draws at once."""
+    count = won.shape[1]
+    w, lo, n = won.sum(1), lost.sum(1), count * size
+    rest = won - lost - ((w - lo) / count)[:, None]
+    variance = count / (count - 1) * (rest**2).sum(1) / n**2
+    spread = np.sqrt((rest**2).mean(1))
+    skew = (rest**3).mean(1) / np.where(spread > 0, spread, 1) ** 3 / math.sqrt(count)
+    alone = ((w + lo) / n - ((w - lo) / n) ** 2) / n
+    effect = np.where(alone > 0, np.maximum(1, variance / np.where(alone > 0, alone, 1)), n / count)
+    rows = zip(w, lo, effect, skew * variance**1.5, strict=True)
+    return [Stratum(float(a), float(b), n, count, float(e), 1.0, float(t)) for a, b, e, t in rows]
+
+
+def test_the_clusters_of_the_simulation_are_those_of_the_items() -> None:
+    won, lost = clustered(np.random.default_rng(3), 40, 6, (0.1, 0.2), 0.4, 5)
+    for draw, told in enumerate(strata_of(won, lost, 6)):
+        ours, theirs = [], []
+        for w, lo in zip(won[draw].astype(int), lost[draw].astype(int), strict=True):
+            ours += [1] * w + [0] * (6 - w)
+            theirs += [0] * w + [1] * lo + [0] * (6 - w - lo)
+        found = stratum(items(ours, 6), items(theirs, 6), 0.0)
+        assert found == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    "shape", [((50, 60),), ((50, 60),) * 3, ((30, 100),) * 3, ((50, 60), (1700, 1), (850, 6)), ((60, 1), (50, 60))]
+)
+@pytest.mark.parametrize(("discordance", "drop"), [(0.02, 0.02), (0.04, 0.02), (0.1, 0.1), (0.3, 0.05)])
+@pytest.mark.parametrize("alike", [0.05, 0.5, 1])
+def test_a_model_at_the_margin_passes_no_more_often_where_items_come_in_clusters(
+    shape: tuple[tuple[int, int], ...], discordance: float, drop: float, alike: float
+) -> None:
+    rng, draws = np.random.default_rng(11), 2000
+    shares = ((discordance - drop) / 2, (discordance + drop) / 2)
+    tables = [strata_of(*clustered(rng, count, size, shares, alike, draws), size) for count, size in shape]
+    passed = sum(Pooled(row)._is_above(-drop, 0.95) for row in zip(*tables, strict=True))
+    assert passed / draws <= 0.05 + 0.005 + 2.6 * math.sqrt(0.05 * 0.95 / draws)
+
+
+def test_clusters_of_unlike_sizes_count_as_fewer() -> None:
+    ours = [Item(item_id=f"i{k}", value=float(k % 3 > 0), cluster="big" if k < 100 else f"c{k}") for k in range(200)]
+    found = stratum(ours, [one.model_copy(update={"value": 0.0}) for one in ours], 0.0)
+    assert found is not None
+    assert found.units == 200**2 // (100**2 + 100)
+
+
 def test_the_power_that_is_stated_is_the_one_that_is_seen() -> None:
     chances = [0.25, 0.5, 0.25, 1 / 3, 0.0]
     expected = [Stratum(10, 10, 200, 200, scale=1 / (1 - c)) for c in chances]
